@@ -1,0 +1,213 @@
+#include "base/mem.h"
+
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+enum { ALIGN = 64 };
+
+static atomic_size_t mem_used, mem_limit;
+static atomic_long mem_fail_after;
+
+/* The size stands in front of the block so that sq_free can give it back to the count. */
+void *sq_alloc_raw(size_t count, size_t size, const char *what, sq_error *err) {
+    size_t bytes, total;
+    if (!sq_mul(count, size, &bytes) || !sq_add(bytes, 2 * ALIGN, &total)) {
+        sq_fail(err, SQ_ENOMEM, "size of %s overflows; got %zu x %zu bytes", what, count, size);
+        return NULL;
+    }
+    long left = atomic_load(&mem_fail_after);
+    if (left > 0 && atomic_fetch_sub(&mem_fail_after, 1) == 1) {
+        sq_fail_nomem(err, what, bytes);
+        return NULL;
+    }
+    size_t limit = atomic_load(&mem_limit);
+    size_t now = atomic_fetch_add(&mem_used, bytes) + bytes;
+    if (limit != 0 && now > limit) {
+        atomic_fetch_sub(&mem_used, bytes);
+        sq_fail(err, SQ_ENOMEM,
+                "memory limit reached by %s; got %zu bytes in all, wanted at most %zu", what, now,
+                limit);
+        return NULL;
+    }
+    void *base = NULL;
+    if (posix_memalign(&base, ALIGN, bytes + ALIGN) != 0) {
+        atomic_fetch_sub(&mem_used, bytes);
+        sq_fail_nomem(err, what, bytes);
+        return NULL;
+    }
+    memcpy(base, &bytes, sizeof bytes);
+    return (char *)base + ALIGN;
+}
+
+void *sq_alloc(size_t count, size_t size, const char *what, sq_error *err) {
+    void *p = sq_alloc_raw(count, size, what, err);
+    if (p != NULL) {
+        memset(p, 0, count * size);
+    }
+    return p;
+}
+
+void sq_free(void *p) {
+    if (p == NULL) {
+        return;
+    }
+    char *base = (char *)p - ALIGN;
+    size_t bytes;
+    memcpy(&bytes, base, sizeof bytes);
+    atomic_fetch_sub(&mem_used, bytes);
+    free(base);
+}
+
+sq_status sq_grow(void **p, size_t used, size_t count, size_t size, const char *what,
+                  sq_error *err) {
+    void *q = sq_alloc_raw(count, size, what, err);
+    if (q == NULL) {
+        return SQ_ENOMEM;
+    }
+    if (*p != NULL) {
+        memcpy(q, *p, used);
+        sq_free(*p);
+    }
+    *p = q;
+    return SQ_OK;
+}
+
+char *sq_strdup(const char *s, sq_error *err) {
+    size_t n = strlen(s) + 1;
+    char *p = sq_alloc_raw(n, 1, "a string", err);
+    if (p != NULL) {
+        memcpy(p, s, n);
+    }
+    return p;
+}
+
+void sq_memory_limit(size_t bytes) { atomic_store(&mem_limit, bytes); }
+size_t sq_memory_used(void) { return atomic_load(&mem_used); }
+void sq_memory_fail_after(long n) { atomic_store(&mem_fail_after, n); }
+
+size_t sq_peak_rss(void) {
+    struct rusage u;
+    return getrusage(RUSAGE_SELF, &u) == 0 ? (size_t)u.ru_maxrss * 1024 : 0;
+}
+
+struct sq_arena_block {
+    struct sq_arena_block *next;
+    size_t used, cap;
+};
+
+void *sq_arena_alloc(sq_arena *a, size_t count, size_t size, sq_error *err) {
+    enum { BLOCK = 64 * 1024 };
+    size_t bytes, need;
+    if (!sq_mul(count, size, &bytes) || !sq_add(bytes, ALIGN - 1, &need)) {
+        sq_fail(err, SQ_ENOMEM, "size overflows; got %zu x %zu bytes", count, size);
+        return NULL;
+    }
+    need &= ~(size_t)(ALIGN - 1);
+    struct sq_arena_block *b = a->head;
+    if (b == NULL || b->cap - b->used < need) {
+        size_t cap = need > BLOCK ? need : BLOCK, total;
+        if (!sq_add(cap, ALIGN, &total)) {
+            sq_fail_nomem(err, "an arena", cap);
+            return NULL;
+        }
+        b = sq_alloc_raw(total, 1, "an arena", err);
+        if (b == NULL) {
+            return NULL;
+        }
+        b->used = 0;
+        b->cap = cap;
+        b->next = a->head;
+        a->head = b;
+    }
+    char *p = (char *)b + ALIGN + b->used;
+    b->used += need;
+    memset(p, 0, bytes);
+    return p;
+}
+
+char *sq_arena_strdup(sq_arena *a, const char *s, sq_error *err) {
+    size_t n = strlen(s) + 1;
+    char *p = sq_arena_alloc(a, n, 1, err);
+    if (p != NULL) {
+        memcpy(p, s, n);
+    }
+    return p;
+}
+
+char *sq_arena_printf(sq_arena *a, sq_error *err, const char *fmt, ...) {
+    va_list ap, ap2;
+    va_start(ap, fmt);
+    va_copy(ap2, ap);
+    int n = vsnprintf(NULL, 0, fmt, ap);
+    va_end(ap);
+    char *p = n < 0 ? NULL : sq_arena_alloc(a, (size_t)n + 1, 1, err);
+    if (p != NULL) {
+        vsnprintf(p, (size_t)n + 1, fmt, ap2);
+    }
+    va_end(ap2);
+    return p;
+}
+
+void sq_arena_free(sq_arena *a) {
+    while (a->head != NULL) {
+        struct sq_arena_block *next = a->head->next;
+        sq_free(a->head);
+        a->head = next;
+    }
+}
+
+static int buf_reserve(sq_buf *b, size_t n) {
+    size_t need;
+    if (b->failed || !sq_add(b->len, n, &need) || !sq_add(need, 1, &need)) {
+        b->failed = 1;
+        return 0;
+    }
+    if (need > b->cap) {
+        size_t cap = b->cap < 64 ? 64 : b->cap;
+        while (cap < need) {
+            cap = cap > need / 2 ? need : cap * 2;
+        }
+        void *p = b->data;
+        if (sq_grow(&p, b->len, cap, 1, "a buffer", NULL) != SQ_OK) {
+            b->failed = 1;
+            return 0;
+        }
+        b->data = p;
+        b->cap = cap;
+    }
+    return 1;
+}
+
+void sq_buf_put(sq_buf *b, const void *p, size_t n) {
+    if (buf_reserve(b, n)) {
+        if (n != 0) {
+            memcpy(b->data + b->len, p, n);
+        }
+        b->len += n;
+        b->data[b->len] = '\0';
+    }
+}
+
+void sq_buf_puts(sq_buf *b, const char *s) { sq_buf_put(b, s, strlen(s)); }
+
+void sq_buf_printf(sq_buf *b, const char *fmt, ...) {
+    va_list ap, ap2;
+    va_start(ap, fmt);
+    va_copy(ap2, ap);
+    int n = vsnprintf(NULL, 0, fmt, ap);
+    va_end(ap);
+    if (n >= 0 && buf_reserve(b, (size_t)n)) {
+        vsnprintf(b->data + b->len, (size_t)n + 1, fmt, ap2);
+        b->len += (size_t)n;
+    }
+    va_end(ap2);
+}
+
+void sq_buf_free(sq_buf *b) {
+    sq_free(b->data);
+    *b = (sq_buf){0};
+}

@@ -1,0 +1,108 @@
+/* All hot arithmetic. One table of function pointers: the C reference fills every slot, an ISA
+ * overrides what it does better; the table is chosen once from the CPU's flags and the mask.
+ *
+ * Conventions: rows are tokens. x is [rows][k] f32 with a row stride; a weight matrix is [n][k], y
+ * = x W^T. Work is split over output rows/columns, never over k, so results do not depend on the
+ * thread count. */
+#ifndef SQ_KERNELS_KERNELS_H
+#define SQ_KERNELS_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/dtype.h"
+#include "base/error.h"
+
+/* How a weight matrix is held. Packing, compute and tile shape belong together: only kernels/ looks
+ * inside. */
+typedef enum sq_wkind { SQ_W_F32, SQ_W_F16, SQ_W_BF16, SQ_W_Q4, SQ_W_Q8 } sq_wkind;
+
+/* The one type for a weight matrix [n][k]. Dense kinds borrow the file's memory; quantized kinds
+ * own a packed copy. */
+typedef struct sq_weight {
+    sq_wkind kind;
+    int64_t n, k;
+    int64_t k_padded; /* columns stored: k rounded up to the group (extra columns are zero) */
+    int64_t group;    /* columns a group; 0 for dense */
+    const void
+        *data;   /* dense: [n][k] of the kind's type, possibly unaligned; quantized: packed codes */
+    void *owned; /* sq_free'd by sq_weight_free */
+    float *scales;  /* kernel order */
+    float *offsets; /* kernel order: -zero*scale */
+} sq_weight;
+
+/* Borrows a dense matrix of F32, F16 or BF16. */
+sq_status sq_weight_dense(sq_weight *w, sq_dtype t, const void *data, int64_t n, int64_t k,
+                          sq_error *err);
+/* Packs quantized codes: words[n][k_padded*bits/32] sequential nibbles or bytes (compressed-tensors
+ * order, unsigned), scales[n][groups] and zeros[n][groups] (NULL: 2^(bits-1)). bits 4 or 8, group
+ * divides k_padded. w = (code - zero) * scale. Copies everything. */
+sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, const float *scales,
+                              const uint8_t *zeros, int64_t n, int64_t k, int64_t k_padded,
+                              int64_t group, sq_error *err);
+void sq_weight_free(sq_weight *w);
+size_t sq_weight_bytes(const sq_weight *w);
+/* Writes rows [row0, row0+rows) as f32 [rows][k]. */
+void sq_weight_rows_f32(const sq_weight *w, int64_t row0, int64_t rows, float *out);
+
+/* y[rows][n] (stride ldy) = x[rows][k] (stride ldx) W^T + bias[n] (nullable); f32 accumulation. Few
+ * rows go through the table's dot kernels, many through panels widened to f32 and oneDNN's sgemm.
+ * Allocates nothing but a bounded per-thread panel made at start-up. */
+void sq_matmul(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, const float *bias,
+               float *y, int64_t ldy);
+
+/* C[m][n] (+)= A[m][k] B[n][k]^T or, with trans_b = 0, A[m][k] B[k][n]; plain f32 through oneDNN.
+ */
+void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+              int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+/* C[k][k] += X[rows][k]^T X[rows][k]: the calibration's second moment. */
+void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, float *c);
+
+/* The table. Every function works on one row or one tile; callers split the work over threads. */
+typedef struct sq_kernels {
+    const char *name; /* "c", "avx2", "avx512", … */
+    float (*dot_f32)(const float *a, const float *b, int64_t n);
+    float (*dot_f16)(const uint16_t *w, const float *x, int64_t n); /* w may be unaligned */
+    float (*dot_bf16)(const uint16_t *w, const float *x, int64_t n);
+    /* Widen n elements. */
+    void (*widen_f16)(float *dst, const uint16_t *src, int64_t n);
+    void (*widen_bf16)(float *dst, const uint16_t *src, int64_t n);
+    /* y[0..rows) = packed 4-bit/8-bit rows [row0, row0+rows) times x[k_padded]; xsum is the sum of
+     * x per group. Layout as sq_weight_quantized packs it. */
+    void (*gemv_q4)(const sq_weight *w, int64_t row0, int64_t rows, const float *x,
+                    const float *xsum, float *y);
+    void (*gemv_q8)(const sq_weight *w, int64_t row0, int64_t rows, const float *x,
+                    const float *xsum, float *y);
+    void (*dequant_q4)(const sq_weight *w, int64_t row, float *out);
+    void (*dequant_q8)(const sq_weight *w, int64_t row, float *out);
+    void (*axpy)(float *y, float a, const float *x, int64_t n); /* y += a x */
+    /* y = x / sqrt(mean(x^2) + eps) * w, one row (HF LlamaRMSNorm in f32) */
+    void (*rmsnorm)(float *y, const float *x, const float *w, float eps, int64_t n);
+    /* y = (x - mean) / sqrt(var + eps) * w + b, one row; b may be NULL */
+    void (*layernorm)(float *y, const float *x, const float *w, const float *b, float eps,
+                      int64_t n);
+    /* softmax in place, returns nothing; -inf entries give 0 */
+    void (*softmax)(float *x, int64_t n);
+    /* gate[i] = silu(gate[i]) * up[i] */
+    void (*silu_mul)(float *gate, const float *up, int64_t n);
+    void (*quick_gelu)(float *x, int64_t n);
+    void (*gelu_erf)(float *x, int64_t n);
+    void (*gelu_tanh)(float *x, int64_t n);
+    /* rotate-half over one head of dim d: pairs (i, i + d/2), cos/sin [d/2] */
+    void (*rope)(float *x, const float *cos, const float *sin, int64_t d);
+} sq_kernels;
+
+/* The chosen table; sq_kernels_select is called on first use with no mask. */
+const sq_kernels *sq_kernels_get(void);
+/* Chooses by mask: NULL or "" for the best; else a comma list of ISA names ("c", "avx2", "avx512")
+ * that may be used. The environment variable SQUINT_CPU is the default mask. An unknown or
+ * unavailable name is SQ_EARG. */
+sq_status sq_kernels_select(const char *mask, sq_error *err);
+/* All tables that this CPU can run, "c" first; for checkasm and `devices`. */
+size_t sq_kernels_available(const sq_kernels **tables, size_t max);
+/* Space-separated CPU flags that matter here. */
+const char *sq_cpu_flags(void);
+void sq_set_threads(int n); /* 0: all */
+int sq_threads(void);
+
+#endif

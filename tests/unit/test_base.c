@@ -1,0 +1,102 @@
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/dtype.h"
+#include "base/file.h"
+#include "base/json.h"
+
+/* Every f16 survives a round trip, and rounding is to nearest even at every midpoint. */
+static void f16_round_trip(void **state) {
+    (void)state;
+    for (uint32_t v = 0; v < 0x10000; v++) {
+        float f = sq_f16_to_f32((uint16_t)v);
+        if (isnan(f)) {
+            assert_true(isnan(sq_f16_to_f32(sq_f32_to_f16(f))));
+            continue;
+        }
+        assert_int_equal(sq_f32_to_f16(f), v);
+        if ((v & 0x7fffu) < 0x7bffu) {
+            float next = sq_f16_to_f32((uint16_t)(v + 1)), mid = (f + next) / 2;
+            uint32_t even = (v & 1) ? v + 1 : v;
+            assert_int_equal(sq_f32_to_f16(mid), even);
+        }
+    }
+    assert_int_equal(sq_f32_to_f16(65520.0f), 0x7c00);
+    assert_int_equal(sq_f32_to_f16(65519.0f), 0x7bff);
+}
+
+static void bf16_rounding(void **state) {
+    (void)state;
+    assert_int_equal(sq_f32_to_bf16(1.0f), 0x3f80);
+    assert_int_equal(sq_f32_to_bf16(1.00390625f), 0x3f80); /* tie, even below */
+    assert_int_equal(sq_f32_to_bf16(1.01171875f), 0x3f82); /* tie, even above */
+    assert_true(isnan(sq_bf16_to_f32(sq_f32_to_bf16(NAN))));
+}
+
+static void memory_limits(void **state) {
+    (void)state;
+    sq_error err = {0};
+    assert_null(sq_alloc(SIZE_MAX / 2, 4, "x", &err));
+    assert_int_equal(err.status, SQ_ENOMEM);
+    size_t used = sq_memory_used();
+    sq_memory_limit(used + 1000);
+    void *p = sq_alloc(900, 1, "x", &err);
+    assert_non_null(p);
+    assert_null(sq_alloc(200, 1, "x", &err));
+    sq_free(p);
+    sq_memory_limit(0);
+    assert_int_equal(sq_memory_used(), used);
+    sq_memory_fail_after(2);
+    p = sq_alloc(1, 1, "x", &err);
+    assert_non_null(p);
+    assert_null(sq_alloc(1, 1, "x", &err));
+    sq_free(p);
+    sq_arena a = {0};
+    char *s = sq_arena_printf(&a, &err, "%d-%s", 5, "five");
+    assert_string_equal(s, "5-five");
+    assert_non_null(sq_arena_alloc(&a, 1 << 20, 1, &err));
+    assert_string_equal(s, "5-five");
+    sq_arena_free(&a);
+}
+
+static void files(void **state) {
+    (void)state;
+    char dir[] = "/tmp/squint-base-XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    sq_error err = {0};
+    sq_arena a = {0};
+    char *sub = sq_path_join(&a, dir, "one/two", &err), *f = sq_path_join(&a, sub, "f", &err);
+    assert_int_equal(sq_make_dirs(sub, &err), SQ_OK);
+    assert_int_equal(sq_file_write(f, "abc", 3, &err), SQ_OK);
+    char *data;
+    size_t n;
+    assert_int_equal(sq_file_read(f, 2, &data, &n, &err), SQ_EFORMAT);
+    assert_int_equal(sq_file_read(f, 3, &data, &n, &err), SQ_OK);
+    assert_string_equal(data, "abc");
+    sq_free(data);
+    char **names;
+    assert_int_equal(sq_list_dir(&a, sub, &names, &n, &err), SQ_OK);
+    assert_int_equal(n, 1); /* no temporary file is left */
+    json_t *v;
+    assert_int_equal(sq_json_load(f, &v, &err), SQ_EFORMAT);
+    assert_int_equal(sq_remove_tree(dir, &err), SQ_OK);
+    assert_false(sq_file_exists(dir));
+    sq_map m;
+    assert_int_equal(sq_map_open(&m, f, &err), SQ_EIO);
+    sq_arena_free(&a);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(f16_round_trip),
+        cmocka_unit_test(bf16_rounding),
+        cmocka_unit_test(memory_limits),
+        cmocka_unit_test(files),
+    };
+    return cmocka_run_group_tests_name("base", tests, NULL, NULL);
+}
