@@ -1,0 +1,176 @@
+/* Squint: make a vision-language model small, prove that it still sees, and run it.
+ *
+ * Handles are opaque; _open takes T **, _close takes T **, sets it to NULL and accepts NULL and
+ * half-built objects. Every call returns sq_status and fills the nullable sq_error on failure.
+ * Strings returned through char ** are owned by the caller: sq_text_free. Reports are JSON with the
+ * keys of the command line's --json. */
+#ifndef SQUINT_SQUINT_H
+#define SQUINT_SQUINT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "squint/progress.h"
+#include "squint/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+SQ_API const char *sq_version(void);
+SQ_API void sq_text_free(char *text);
+
+/* Process-wide: threads (0: all cores), kernel mask (NULL: best; "c", "avx2", … comma separated),
+ * memory limit in bytes (0: none). */
+typedef struct sq_runtime_options {
+    int threads;
+    const char *cpu;
+    size_t max_ram;
+} sq_runtime_options;
+SQ_API sq_status sq_runtime_init(const sq_runtime_options *options, sq_error *err);
+
+/* ---- running ---- */
+
+typedef struct sq_model sq_model;     /* immutable: many sessions may share it */
+typedef struct sq_session sq_session; /* one conversation: owns its KV cache */
+
+/* Overrides of pre-processing; 0 keeps the checkpoint's value. */
+typedef struct sq_media_options {
+    int64_t image_min_tokens, image_max_tokens;
+    double fps;
+    int64_t min_frames, max_frames, video_total_pixels;
+} sq_media_options;
+
+SQ_API sq_status sq_model_open(sq_model **out, const char *path, const sq_media_options *media,
+                               sq_error *err);
+SQ_API void sq_model_close(sq_model **model);
+SQ_API int64_t sq_model_vocab(const sq_model *model);
+SQ_API int64_t sq_model_max_positions(const sq_model *model);
+SQ_API double sq_model_load_seconds(const sq_model *model);
+
+/* What is said: exactly one of messages (JSON array of cli.md's form), text (no template) or
+ * tokens. */
+typedef struct sq_input {
+    const char *messages, *text;
+    const int32_t *tokens;
+    size_t n_tokens;
+    const char *base_dir;     /* paths in messages are relative to it; NULL: current folder */
+    int no_generation_prompt; /* leave out the assistant's header at the end */
+} sq_input;
+
+typedef struct sq_sampling {
+    int64_t max_new_tokens;    /* <= 0: 512 */
+    double temperature;        /* 0: greedy */
+    double top_p, min_p;       /* 0: off */
+    int64_t top_k;             /* 0: off */
+    double repetition_penalty; /* 0 or 1: off */
+    uint64_t seed;
+    const char *const *stop; /* stop strings, n_stop of them */
+    size_t n_stop;
+    int no_cache; /* recompute everything for every token (to check the cache) */
+} sq_sampling;
+
+typedef struct sq_image_info {
+    int64_t width, height, resized_width, resized_height, tokens;
+    int is_video;
+    int64_t frames;
+    double second_per_grid;
+} sq_image_info;
+
+/* Valid until the next call on the session. */
+typedef struct sq_result {
+    const char *text;
+    const int32_t *tokens;
+    size_t n_tokens;
+    int64_t prompt_tokens, reused_tokens;
+    const char *finish_reason; /* "stop", "length", "limit" */
+    double vision_s, prefill_s, decode_s;
+    int64_t kv_tokens, kv_capacity_tokens;
+    size_t kv_bytes;
+    const sq_image_info *images;
+    size_t n_images;
+} sq_result;
+
+SQ_API sq_status sq_session_open(sq_session **out, sq_model *model, sq_error *err);
+SQ_API void sq_session_close(sq_session **session);
+/* Generates the answer to an input. The cache keeps what is shared with the previous call (longest
+ * common prefix), so a growing conversation costs only its new part. `piece` (nullable) gets text
+ * as it comes, complete UTF-8; return non-zero to stop. At the model's position limit before any
+ * token is produced: SQ_ELIMIT with the numbers; out of memory: SQ_ENOMEM; the session stays
+ * usable. */
+SQ_API sq_status sq_session_generate(sq_session *session, const sq_input *input,
+                                     const sq_sampling *sampling,
+                                     int (*piece)(void *user, const char *text), void *user,
+                                     sq_result *result, sq_error *err);
+/* Logits of every position: `rows` gets f32 [count][vocab] in order. ids of the whole prompt come
+ * with the first call's `ids` (borrowed). */
+SQ_API sq_status sq_session_logits(sq_session *session, const sq_input *input,
+                                   sq_status (*rows)(void *user, int64_t first, int64_t count,
+                                                     int64_t vocab, const float *logits,
+                                                     const int32_t *ids, int64_t n_ids),
+                                   void *user, sq_error *err);
+/* The same to a safetensors file with input_ids (I32 [n]) and logits (F32 [n, vocab]); *report is
+ * JSON. */
+SQ_API sq_status sq_logits_save(sq_session *session, const sq_input *input, const char *path,
+                                char **report, sq_error *err);
+
+/* ---- making it small ---- */
+
+typedef enum sq_indivisible { SQ_PAD, SQ_SMALLER_GROUP, SQ_CHANNEL, SQ_KEEP } sq_indivisible;
+
+typedef struct sq_quantize_options {
+    const char *method;   /* "rtn", "awq" (default) */
+    const char *scheme;   /* "w4a16" (default), "w8a16" */
+    int64_t group_size;   /* 0: 128; -1: one group a row */
+    int symmetric;        /* 0: asymmetric */
+    const char *vision;   /* "keep" (default), "w8a16", "w4a16": tower and merger */
+    const char *calib;    /* JSON lines; needed by awq unless stats is given */
+    int64_t samples, seq; /* 0: 128 samples at most, sequences of 512 tokens of plain text */
+    const char *stats;    /* statistics file of sq_calibrate */
+    sq_indivisible indivisible;
+    const char *format; /* "compressed-tensors" */
+    int no_resume, no_verify, no_clip;
+    size_t max_ram; /* activations go to disk above it; 0: no limit */
+} sq_quantize_options;
+
+/* Calibrates once, quantizes layer by layer, writes OUT; OUT appears under its name only when
+ * complete, work is kept in OUT.partial and resumed. *report: cli.md's keys of `quantize`. */
+SQ_API sq_status sq_quantize(const char *model, const char *out, const sq_quantize_options *options,
+                             const sq_progress *progress, char **report, sq_error *err);
+SQ_API sq_status sq_calibrate(const char *model, const char *stats,
+                              const sq_quantize_options *options, const sq_progress *progress,
+                              char **report, sq_error *err);
+
+/* ---- proving it ---- */
+
+typedef struct sq_verify_options {
+    const char *against; /* the original; NULL: only what the folder itself shows */
+    const char *level;   /* "structure", "codes", "layers", "cache", "logits" (each includes those
+                            before);   NULL: all */
+    const char *data;    /* JSON lines to compare on; NULL: built-in texts */
+    int64_t samples;     /* 0: 16 */
+    double max_kl, min_top1; /* limits; 0: defaults */
+} sq_verify_options;
+/* SQ_ECHECK when a check does not hold; *report is filled then, too. */
+SQ_API sq_status sq_verify(const char *out, const sq_verify_options *options,
+                           const sq_progress *progress, char **report, sq_error *err);
+
+typedef struct sq_eval_options {
+    const char *against;              /* another model for KL and agreement */
+    const char *text;                 /* plain text file: perplexity over windows */
+    const char *task;                 /* JSON lines with answer or bbox */
+    int64_t window, windows, samples; /* 0: 512, all, all */
+    double min_accuracy, min_iou, max_kl, max_perplexity; /* limits; 0: none; not met: SQ_ECHECK */
+} sq_eval_options;
+SQ_API sq_status sq_eval(const char *model, const sq_eval_options *options,
+                         const sq_progress *progress, char **report, sq_error *err);
+
+/* ---- looking ---- */
+
+SQ_API sq_status sq_inspect(const char *model, int tensors, char **report, sq_error *err);
+SQ_API sq_status sq_devices(char **report, sq_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,129 @@
+/* A checkpoint bound to its architecture, and its forward passes. Immutable after opening: many
+ * sequences may use one model. All arithmetic is f32 over the stored weights. */
+#ifndef SQ_MODEL_MODEL_H
+#define SQ_MODEL_MODEL_H
+
+#include "format/ct.h"
+#include "format/safetensors.h"
+#include "kernels/kernels.h"
+#include "model/config.h"
+#include "model/kv.h"
+
+/* y = x W^T + b. `name` is the module's canonical name, `file_name` the stem in the file (without
+ * ".weight"). */
+typedef struct sq_linear {
+    const sq_linear_row *row;
+    const char *name, *file_name;
+    sq_part part;
+    int layer; /* in its stack; 0 for the merger */
+    int tap;   /* global tap id: see sq_model_tap_name; -1 for the head */
+    sq_weight weight;
+    int quantized;
+    sq_ct_scheme scheme;   /* when quantized */
+    const sq_tensor *file; /* ".weight" of a dense linear */
+    float *bias;           /* [n] f32 or NULL */
+} sq_linear;
+
+typedef struct sq_norm {
+    const char *name, *file_name;
+    const sq_tensor *file;
+    float *weight, *bias; /* f32 copies; bias may be NULL */
+} sq_norm;
+
+typedef struct sq_block {
+    sq_linear linears[8]; /* by role; weight.n == 0 when absent */
+    sq_norm norms[2];
+} sq_block;
+
+typedef struct sq_net {
+    sq_config config;
+    sq_checkpoint *ckpt;
+    json_t *quantization; /* borrowed from config.json; NULL for a plain checkpoint */
+    sq_arena arena;       /* names and small tables */
+    const sq_tensor *embed_file;
+    sq_weight embed, head; /* head equals embed when tied */
+    sq_linear head_linear;
+    sq_norm final_norm;
+    sq_block *layers;   /* [config.layers] */
+    sq_block *v_layers; /* [config.v_layers] */
+    sq_linear patch_embed;
+    sq_block merger; /* linears SQ_M_*, norms[0] */
+    float *inv_freq; /* [head_dim / 2] */
+    float *v_inv_freq;
+} sq_net;
+
+typedef struct sq_net_options {
+    int skip_weights_check; /* reserved, 0 */
+} sq_net_options;
+
+/* Opens a folder: config, tensors, names; binds every tensor of the architecture as a view. Every
+ * missing, extra and mis-shaped tensor is reported in one error. compressed-tensors checkpoints are
+ * packed into the kernels' layout. */
+sq_status sq_net_open(sq_net **out, const char *dir, sq_error *err);
+void sq_net_close(sq_net **n);
+
+/* Calls f for every quantizable linear in order of execution: vision blocks, merger, text layers.
+ */
+typedef sq_status (*sq_linear_fn)(void *user, sq_linear *l, sq_error *err);
+sq_status sq_net_each_linear(sq_net *n, sq_linear_fn f, void *user, sq_error *err);
+
+/* Taps: each distinct linear input has a number 0..sq_net_taps-1. A tap callback sees the input
+ * rows once a pass, before the linears that share it run. */
+int sq_net_taps(const sq_net *n);
+const char *sq_net_tap_name(const sq_net *n,
+                            int tap); /* "model.layers.0.self_attn.q_proj": its first linear */
+typedef struct sq_tap_sink {
+    sq_status (*rows)(void *user, int tap, const float *x, int64_t ldx, int64_t rows, int64_t k,
+                      sq_error *err);
+    void *user;
+} sq_tap_sink;
+
+/* Positions of tokens: three rows (T, H, W), all equal for text. */
+typedef struct sq_positions {
+    int32_t *p[3];
+    int64_t n, cap;
+    int64_t next; /* position of the next text token: the rope state of the sequence */
+} sq_positions;
+
+/* A scratch space for one sequence's passes; grows between steps. */
+typedef struct sq_work sq_work;
+sq_status sq_work_open(sq_work **out, const sq_net *n, sq_error *err);
+void sq_work_close(sq_work **w);
+
+/* Vision tower and merger on `rows` patches with the grid t x h x w: out [rows / merge^2][hidden],
+ * row-major merged order. Memory is linear in the patches. Several images are several calls. `sink`
+ * may be NULL. */
+sq_status sq_vision_forward(const sq_net *n, sq_work *w, const float *patches, int64_t grid_t,
+                            int64_t grid_h, int64_t grid_w, float *out, const sq_tap_sink *sink,
+                            sq_error *err);
+
+/* h[n][hidden] = embeddings of ids. */
+void sq_embed(const sq_net *n, const int32_t *ids, int64_t count, float *h);
+
+/* One decoder layer over `count` rows of h (in place), appended at kv position kv->tokens (not
+ * advanced): room must be reserved. `kv_layer` is the index inside kv (0 for a one-layer cache used
+ * in calibration). cos/sin come from sq_rope_rows. Processes in chunks of rows so that the scratch
+ * is bounded. */
+sq_status sq_text_layer(const sq_net *n, sq_work *w, int layer, sq_kv *kv, int64_t kv_layer,
+                        const float *cos, const float *sin, float *h, int64_t count,
+                        const sq_tap_sink *sink, sq_error *err);
+/* cos and sin [count][head_dim / 2] for positions p[3][count]. */
+void sq_rope_rows(const sq_net *n, const int32_t *const p[3], int64_t count, float *cos,
+                  float *sin);
+/* All layers over rows of h in place, then kv->tokens += count. */
+sq_status sq_text_forward(const sq_net *n, sq_work *w, sq_kv *kv, const int32_t *const p[3],
+                          float *h, int64_t count, sq_error *err);
+/* logits [count][vocab] of rows of h (final norm and head). */
+void sq_logits(const sq_net *n, sq_work *w, const float *h, int64_t count, float *logits);
+
+/* M-RoPE positions as transformers' get_rope_index gives them; appended to pos. Text: `count`
+ * tokens. */
+sq_status sq_positions_text(sq_positions *pos, int64_t count, sq_error *err);
+/* An image or video of grid t x h x w (in patches). second_per_grid as transformers passes it. */
+sq_status sq_positions_vision(sq_positions *pos, const sq_config *c, int is_video, int64_t grid_t,
+                              int64_t grid_h, int64_t grid_w, double second_per_grid,
+                              sq_error *err);
+void sq_positions_truncate(sq_positions *pos, int64_t n, int64_t next);
+void sq_positions_free(sq_positions *pos);
+
+#endif

@@ -1,0 +1,57 @@
+/* From chat messages to what a sequence is fed: token ids with image and video slots, pixels,
+ * positions. One code path for run, chat, logits, eval, verify and calibration. */
+#ifndef SQ_MODEL_PROMPT_H
+#define SQ_MODEL_PROMPT_H
+
+#include "model/model.h"
+#include "text/template.h"
+#include "text/tokenizer.h"
+#include "vision/preprocess.h"
+
+/* Everything that turns words and pictures into a prompt; immutable, opened once a checkpoint. */
+typedef struct sq_frontend {
+    sq_tokenizer *tokenizer;
+    sq_template *tmpl; /* the checkpoint's or the family's built-in one; NULL for a base model */
+    sq_preproc preproc;
+    const sq_config *config; /* borrowed */
+    char *dir;
+    const char *bos_text, *eos_text; /* for templates; "" when absent */
+    sq_arena arena;
+} sq_frontend;
+sq_status sq_frontend_open(sq_frontend *out, const char *dir, const sq_config *config,
+                           sq_error *err);
+void sq_frontend_close(sq_frontend *f);
+
+/* An image or video inside a prompt. */
+typedef struct sq_slot {
+    int64_t start, count; /* token range [start, start + count) */
+    sq_pixels pixels;
+    uint64_t hash; /* of the patches: equal pictures may share work */
+} sq_slot;
+
+typedef struct sq_prompt {
+    sq_ids ids; /* with placeholders expanded */
+    sq_slot *slots;
+    size_t n_slots;
+    sq_positions positions; /* [3][ids.len] and the rope state after them */
+    int64_t
+        *segments; /* assistant spans [start, end) pairs, for calibration weights; may be NULL */
+    size_t n_segments;
+    char *text; /* the rendered template, before expansion */
+} sq_prompt;    /* zeroed is valid */
+
+/* Renders `messages` (the array of cli.md: content is a string, or parts
+ * {"type":"text"|"image"|"video", …}) with the chat template, loads and pre-processes the pictures
+ * (paths relative to base_dir), expands the placeholders, computes positions. The token count is
+ * checked against config->max_positions before any pixel is decoded (SQ_ELIMIT with the numbers).
+ */
+sq_status sq_prompt_messages(sq_prompt *out, const sq_frontend *f, const json_t *messages,
+                             const char *base_dir, int add_generation_prompt, sq_error *err);
+/* Plain text without template (BOS as the post-processor says). */
+sq_status sq_prompt_text(sq_prompt *out, const sq_frontend *f, const char *text, size_t len,
+                         sq_error *err);
+sq_status sq_prompt_tokens(sq_prompt *out, const sq_frontend *f, const int32_t *ids, size_t n,
+                           sq_error *err);
+void sq_prompt_free(sq_prompt *p);
+
+#endif
