@@ -114,7 +114,8 @@ void sq_rope_rows(const sq_net *n, const int32_t *const p[3], int64_t count, flo
 sq_status sq_text_forward(const sq_net *n, sq_work *w, sq_kv *kv, const int32_t *const p[3],
                           float *h, int64_t count, sq_error *err);
 /* logits [count][vocab] of rows of h (final norm and head). */
-void sq_logits(const sq_net *n, sq_work *w, const float *h, int64_t count, float *logits);
+sq_status sq_logits(const sq_net *n, sq_work *w, const float *h, int64_t count, float *logits,
+                    sq_error *err);
 
 /* M-RoPE positions as transformers' get_rope_index gives them; appended to pos. Text: `count`
  * tokens. */

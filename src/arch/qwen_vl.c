@@ -1,0 +1,83 @@
+/* Qwen2-VL and Qwen2.5-VL (transformers models/qwen2_vl, models/qwen2_5_vl); VLM-R1 is the latter.
+ */
+#include "arch/families.h"
+
+static const sq_linear_row text_linears[] = SQ_DECODER_LINEARS(1);
+static const sq_norm_row text_norms[] = SQ_DECODER_NORMS;
+static const sq_fold_row text_folds[] = SQ_DECODER_FOLDS;
+
+/* Vision block taps: 0 qkv, 1 proj, 2 first MLP linears, 3 last MLP linear. */
+static const sq_linear_row mlp_linears[] = {
+    {SQ_V_QKV, "attn.qkv", SQ_D_V_QKV, SQ_D_V_WIDTH, 1, 0},
+    {SQ_V_PROJ, "attn.proj", SQ_D_V_WIDTH, SQ_D_V_WIDTH, 1, 1},
+    {SQ_V_UP, "mlp.fc1", SQ_D_V_INTER, SQ_D_V_WIDTH, 1, 2},
+    {SQ_V_DOWN, "mlp.fc2", SQ_D_V_WIDTH, SQ_D_V_INTER, 1, 3},
+};
+static const sq_linear_row gated_linears[] = {
+    {SQ_V_QKV, "attn.qkv", SQ_D_V_QKV, SQ_D_V_WIDTH, 1, 0},
+    {SQ_V_PROJ, "attn.proj", SQ_D_V_WIDTH, SQ_D_V_WIDTH, 1, 1},
+    {SQ_V_GATE, "mlp.gate_proj", SQ_D_V_INTER, SQ_D_V_WIDTH, 1, 2},
+    {SQ_V_UP, "mlp.up_proj", SQ_D_V_INTER, SQ_D_V_WIDTH, 1, 2},
+    {SQ_V_DOWN, "mlp.down_proj", SQ_D_V_WIDTH, SQ_D_V_INTER, 1, 3},
+};
+static const sq_norm_row vision_norms[] = {{"norm1", SQ_D_V_WIDTH, 0}, {"norm2", SQ_D_V_WIDTH, 2}};
+static const sq_fold_row mlp_folds[] = {{0, 0, -1, 0}, {2, 1, -1, 0}};
+static const sq_fold_row gated_folds[] = {{0, 0, -1, 0}, {2, 1, -1, 0}, {3, -1, SQ_V_UP, 0}};
+
+static const sq_linear_row merger_linears[] = {
+    {SQ_M_FC1, "mlp.0", SQ_D_V_MERGED, SQ_D_V_MERGED, 1, 0},
+    {SQ_M_FC2, "mlp.2", SQ_D_V_OUT, SQ_D_V_MERGED, 1, 1},
+};
+static const sq_norm_row merger_norms[] = {{"ln_q", SQ_D_V_WIDTH, -1}};
+static const char *const keep[] = {"lm_head", "re:.*visual\\..*", NULL};
+
+/* The published template's meaning, for a checkpoint that came without its own. */
+#define TEMPLATE                                                                                   \
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"             \
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"                      \
+    "<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}"                     \
+    "{{ message['content'] }}{% else %}{% for part in message['content'] %}"                       \
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"                  \
+    "{% elif part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"                \
+    "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"    \
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+#define COMMON                                                                                     \
+    .rope = SQ_ROPE_MROPE, .act = SQ_ACT_SILU, .qkv_bias = 1, .default_rope_theta = 1000000.0,     \
+    .embed = "model.embed_tokens", .layer_prefix = "model.layers.%d.", .final_norm = "model.norm", \
+    .head = "lm_head", .text = {text_linears, 7, text_norms, 2, text_folds, 4, 4},                 \
+    .vision = SQ_VISION_QWEN, .v_patch_embed = "visual.patch_embed.proj",                          \
+    .v_layer_prefix = "visual.blocks.%d.", .v_merger_norm = "visual.merger.ln_q",                  \
+    .v_merger_prefix = "visual.merger.",                                                           \
+    .v_merger = {merger_linears, 2, merger_norms, 1, NULL, 0, 2}, .image_token = "<|image_pad|>",  \
+    .video_token = "<|video_pad|>", .vision_start = "<|vision_start|>",                            \
+    .vision_end = "<|vision_end|>", .builtin_template = TEMPLATE, .keep = keep
+
+const sq_arch sq_arch_qwen2_vl = {
+    .model_type = "qwen2_vl",
+    .title = "Qwen2-VL",
+    COMMON,
+    .vision_norm = SQ_NORM_LAYER,
+    .video_step = SQ_VIDEO_STEP_ONE,
+    .vision_gated = 0,
+    .vision_windows = 0,
+    .vision_act = SQ_ACT_QUICK_GELU,
+    .v_width_key = "embed_dim",
+    .v_inter_key = NULL,
+    .v_block = {mlp_linears, 4, vision_norms, 2, mlp_folds, 2, 4},
+};
+
+const sq_arch sq_arch_qwen2_5_vl = {
+    .model_type = "qwen2_5_vl",
+    .title = "Qwen2.5-VL",
+    COMMON,
+    .vision_norm = SQ_NORM_RMS,
+    .video_step = SQ_VIDEO_STEP_SECONDS,
+    .vision_gated = 1,
+    .vision_windows = 1,
+    .vision_act = SQ_ACT_SILU,
+    .default_tokens_per_second = 4.0,
+    .v_width_key = "hidden_size",
+    .v_inter_key = "intermediate_size",
+    .v_block = {gated_linears, 5, vision_norms, 2, gated_folds, 3, 4},
+};

@@ -1,0 +1,263 @@
+/* The text decoder: embeddings, layers over a growing KV cache, logits.
+ * transformers models/llama, qwen2, qwen2_vl (LlamaDecoderLayer.forward and its kin), in f32. */
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#include "model/work.h"
+
+int sq_thread(void) { return omp_get_thread_num(); }
+
+sq_status sq_scratch_need(sq_scratch *s, size_t n, const char *what, sq_error *err) {
+    if (n <= s->cap) {
+        return SQ_OK;
+    }
+    float *p = sq_alloc(n, sizeof *p, what, err);
+    if (p == NULL) {
+        return SQ_ENOMEM;
+    }
+    sq_free(s->data);
+    *s = (sq_scratch){p, n};
+    return SQ_OK;
+}
+
+sq_status sq_work_open(sq_work **out, const sq_net *n, sq_error *err) {
+    *out = sq_alloc(1, sizeof **out, "a scratch space", err);
+    if (*out == NULL) {
+        return SQ_ENOMEM;
+    }
+    (*out)->net = n;
+    return SQ_OK;
+}
+
+void sq_work_close(sq_work **w) {
+    if (*w == NULL) {
+        return;
+    }
+    sq_scratch *const all[] = {&(*w)->x,      &(*w)->qkv,  &(*w)->att,  &(*w)->gate,   &(*w)->up,
+                               &(*w)->scores, &(*w)->cos,  &(*w)->sin,  &(*w)->logits, &(*w)->vx,
+                               &(*w)->vy,     &(*w)->vqkv, &(*w)->vatt, &(*w)->vcos,   &(*w)->vsin};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        sq_free(all[i]->data);
+    }
+    sq_free(*w);
+    *w = NULL;
+}
+
+void sq_embed(const sq_net *n, const int32_t *ids, int64_t count, float *h) {
+    int64_t width = n->config.dims[SQ_D_HIDDEN], vocab = n->config.dims[SQ_D_VOCAB];
+    for (int64_t i = 0; i < count; i++) {
+        if (ids[i] >= 0 && ids[i] < vocab) {
+            sq_weight_rows_f32(&n->embed, ids[i], 1, h + i * width);
+        } else {
+            memset(h + i * width, 0, (size_t)width * sizeof *h);
+        }
+    }
+}
+
+typedef struct head_view {
+    const sq_kv *kv;
+    int64_t layer, head;
+} head_view;
+
+static int64_t kv_block(const void *ctx, int64_t b, const float **k, const float **v, int64_t *ld) {
+    const head_view *h = ctx;
+    if (b >= h->kv->n_blocks) {
+        return 0;
+    }
+    *k = sq_kv_head(h->kv, b, h->layer, 0, h->head);
+    *v = sq_kv_head(h->kv, b, h->layer, 1, h->head);
+    *ld = h->kv->head_dim;
+    return SQ_KV_BLOCK;
+}
+
+/* Stores the chunk's rotated keys and its values at token `at` on. qkv row: [q | k | v]. */
+static void store_kv(const sq_net *n, sq_kv *kv, int64_t layer, const float *qkv, int64_t ld,
+                     const float *cos_rows, const float *sin_rows, int64_t at, int64_t rows) {
+    const sq_config *c = &n->config;
+    const sq_kernels *kn = sq_kernels_get();
+    int64_t hd = c->head_dim, half = hd / 2;
+    for (int64_t t = 0; t < rows; t++) {
+        int64_t block = (at + t) / SQ_KV_BLOCK, slot = (at + t) % SQ_KV_BLOCK;
+        for (int64_t h = 0; h < c->kv_heads; h++) {
+            float *k = sq_kv_head(kv, block, layer, 0, h) + slot * hd;
+            float *v = sq_kv_head(kv, block, layer, 1, h) + slot * hd;
+            memcpy(k, qkv + t * ld + c->dims[SQ_D_Q] + h * hd, (size_t)hd * sizeof *k);
+            kn->rope(k, cos_rows + t * half, sin_rows + t * half, hd);
+            memcpy(v, qkv + t * ld + c->dims[SQ_D_Q] + c->dims[SQ_D_KV] + h * hd,
+                   (size_t)hd * sizeof *v);
+        }
+    }
+}
+
+/* Rotates the queries and attends: every (head, tile of rows) is one task. */
+static void attend_chunk(const sq_net *n, sq_work *w, const sq_kv *kv, int64_t layer, float *qkv,
+                         int64_t ld, const float *cos_rows, const float *sin_rows, int64_t at,
+                         int64_t rows) {
+    const sq_config *c = &n->config;
+    const sq_kernels *kn = sq_kernels_get();
+    int64_t hd = c->head_dim, half = hd / 2, tiles = sq_ceil_div(rows, SQ_Q_TILE);
+    int64_t share = c->heads / c->kv_heads, keys = sq_round_up(at + rows, SQ_KV_BLOCK);
+    int64_t task_floats = (rows < SQ_Q_TILE ? rows : SQ_Q_TILE) * keys;
+#pragma omp parallel for schedule(dynamic, 1) if (rows > 1 || at > 256)
+    for (int64_t task = 0; task < c->heads * tiles; task++) {
+        int64_t head = task % c->heads, t0 = task / c->heads * SQ_Q_TILE;
+        int64_t m = rows - t0 < SQ_Q_TILE ? rows - t0 : SQ_Q_TILE;
+        float *q = qkv + t0 * ld + head * hd;
+        for (int64_t i = 0; i < m; i++) {
+            kn->rope(q + i * ld, cos_rows + (t0 + i) * half, sin_rows + (t0 + i) * half, hd);
+        }
+        head_view view = {kv, layer, head / share};
+        /* A single row walks exactly the keys it sees; tiles take whole blocks. */
+        int64_t seen = at + t0 + m;
+        sq_attn_tile tile = {.q = q,
+                             .ldq = ld,
+                             .rows = m,
+                             .hd = hd,
+                             .total = m == 1 ? seen : sq_round_up(seen, SQ_KV_BLOCK),
+                             .seen0 = at + t0 + 1,
+                             .seen_step = 1,
+                             .out = w->att.data + t0 * c->dims[SQ_D_Q] + head * hd,
+                             .ldo = c->dims[SQ_D_Q],
+                             .scores = w->scores.data + sq_thread() * task_floats,
+                             .scale = 1.0f / sqrtf((float)hd)};
+        sq_attend(&tile, kv_block, &view);
+    }
+}
+
+static sq_status reserve_scratch(sq_work *w, int64_t keys, int64_t rows, sq_error *err) {
+    const sq_config *c = &w->net->config;
+    const int64_t *d = c->dims;
+    size_t r = (size_t)rows;
+    sq_status st;
+    SQ_TRY(sq_scratch_need(&w->x, r * (size_t)d[SQ_D_HIDDEN], "activations", err));
+    SQ_TRY(sq_scratch_need(&w->qkv, r * (size_t)(d[SQ_D_Q] + 2 * d[SQ_D_KV]), "activations", err));
+    SQ_TRY(sq_scratch_need(&w->att, r * (size_t)d[SQ_D_Q], "activations", err));
+    SQ_TRY(sq_scratch_need(&w->gate, r * (size_t)d[SQ_D_INTER], "activations", err));
+    SQ_TRY(sq_scratch_need(&w->up, r * (size_t)d[SQ_D_INTER], "activations", err));
+    size_t tile = r < SQ_Q_TILE ? r : SQ_Q_TILE;
+    size_t scores = (size_t)sq_threads() * tile * (size_t)sq_round_up(keys, SQ_KV_BLOCK);
+    /* Grows by half at least, so that a long decode does not allocate at every block. */
+    if (scores > w->scores.cap) {
+        SQ_TRY(sq_scratch_need(&w->scores, scores + scores / 2, "attention scores", err));
+    }
+    return SQ_OK;
+fail:
+    return st;
+}
+
+static sq_status tap(const sq_tap_sink *sink, int id, const float *x, int64_t ldx, int64_t rows,
+                     int64_t k, sq_error *err) {
+    return sink == NULL ? SQ_OK : sink->rows(sink->user, id, x, ldx, rows, k, err);
+}
+
+static void apply(const sq_linear *l, const float *x, int64_t ldx, int64_t rows, float *y,
+                  int64_t ldy) {
+    sq_matmul(&l->weight, x, ldx, rows, l->bias, y, ldy);
+}
+
+static void norm_rows(float *y, const float *x, const float *w, float eps, int64_t rows,
+                      int64_t n) {
+    const sq_kernels *kn = sq_kernels_get();
+#pragma omp parallel for schedule(static) if (rows > 8)
+    for (int64_t i = 0; i < rows; i++) {
+        kn->rmsnorm(y + i * n, x + i * n, w, eps, n);
+    }
+}
+
+static void add_rows(float *h, const float *x, int64_t n) {
+#pragma omp parallel for simd schedule(static) if (n > 65536)
+    for (int64_t i = 0; i < n; i++) {
+        h[i] += x[i];
+    }
+}
+
+static sq_status mlp_chunk(const sq_net *n, sq_work *w, const sq_block *b, float *h, int64_t rows,
+                           const sq_tap_sink *sink, sq_error *err) {
+    const int64_t *d = n->config.dims;
+    int64_t hid = d[SQ_D_HIDDEN], inter = d[SQ_D_INTER];
+    const sq_linear *gate = &b->linears[SQ_L_GATE], *down = &b->linears[SQ_L_DOWN];
+    const sq_kernels *kn = sq_kernels_get();
+    sq_status st;
+    norm_rows(w->x.data, h, b->norms[1].weight, n->config.rms_eps, rows, hid);
+    SQ_TRY(tap(sink, gate->tap, w->x.data, hid, rows, hid, err));
+    apply(gate, w->x.data, hid, rows, w->gate.data, inter);
+    apply(&b->linears[SQ_L_UP], w->x.data, hid, rows, w->up.data, inter);
+#pragma omp parallel for schedule(static) if (rows > 8)
+    for (int64_t i = 0; i < rows; i++) {
+        kn->silu_mul(w->gate.data + i * inter, w->up.data + i * inter, inter);
+    }
+    SQ_TRY(tap(sink, down->tap, w->gate.data, inter, rows, inter, err));
+    apply(down, w->gate.data, inter, rows, w->x.data, hid);
+    add_rows(h, w->x.data, rows * hid);
+    return SQ_OK;
+fail:
+    return st;
+}
+
+static sq_status layer_chunk(const sq_net *n, sq_work *w, const sq_block *b, sq_kv *kv,
+                             int64_t kv_layer, const float *cos_rows, const float *sin_rows,
+                             float *h, int64_t at, int64_t rows, const sq_tap_sink *sink,
+                             sq_error *err) {
+    const int64_t *d = n->config.dims;
+    int64_t hid = d[SQ_D_HIDDEN], ld = d[SQ_D_Q] + 2 * d[SQ_D_KV];
+    const sq_linear *o = &b->linears[SQ_L_O];
+    sq_status st;
+    norm_rows(w->x.data, h, b->norms[0].weight, n->config.rms_eps, rows, hid);
+    SQ_TRY(tap(sink, b->linears[SQ_L_Q].tap, w->x.data, hid, rows, hid, err));
+    apply(&b->linears[SQ_L_Q], w->x.data, hid, rows, w->qkv.data, ld);
+    apply(&b->linears[SQ_L_K], w->x.data, hid, rows, w->qkv.data + d[SQ_D_Q], ld);
+    apply(&b->linears[SQ_L_V], w->x.data, hid, rows, w->qkv.data + d[SQ_D_Q] + d[SQ_D_KV], ld);
+    store_kv(n, kv, kv_layer, w->qkv.data, ld, cos_rows, sin_rows, at, rows);
+    attend_chunk(n, w, kv, kv_layer, w->qkv.data, ld, cos_rows, sin_rows, at, rows);
+    SQ_TRY(tap(sink, o->tap, w->att.data, d[SQ_D_Q], rows, d[SQ_D_Q], err));
+    apply(o, w->att.data, d[SQ_D_Q], rows, w->x.data, hid);
+    add_rows(h, w->x.data, rows * hid);
+    return mlp_chunk(n, w, b, h, rows, sink, err);
+fail:
+    return st;
+}
+
+sq_status sq_text_layer(const sq_net *n, sq_work *w, int layer, sq_kv *kv, int64_t kv_layer,
+                        const float *cos_rows, const float *sin_rows, float *h, int64_t count,
+                        const sq_tap_sink *sink, sq_error *err) {
+    int64_t half = n->config.head_dim / 2, hid = n->config.dims[SQ_D_HIDDEN];
+    sq_status st = reserve_scratch(w, kv->tokens + count, count < SQ_CHUNK ? count : SQ_CHUNK, err);
+    for (int64_t i = 0; st == SQ_OK && i < count; i += SQ_CHUNK) {
+        int64_t rows = count - i < SQ_CHUNK ? count - i : SQ_CHUNK;
+        st = layer_chunk(n, w, &n->layers[layer], kv, kv_layer, cos_rows + i * half,
+                         sin_rows + i * half, h + i * hid, kv->tokens + i, rows, sink, err);
+    }
+    return st;
+}
+
+sq_status sq_text_forward(const sq_net *n, sq_work *w, sq_kv *kv, const int32_t *const p[3],
+                          float *h, int64_t count, sq_error *err) {
+    size_t half = (size_t)n->config.head_dim / 2;
+    sq_status st;
+    SQ_TRY(sq_scratch_need(&w->cos, (size_t)count * half, "rotary tables", err));
+    SQ_TRY(sq_scratch_need(&w->sin, (size_t)count * half, "rotary tables", err));
+    sq_rope_rows(n, p, count, w->cos.data, w->sin.data);
+    for (int l = 0; l < n->config.layers; l++) {
+        SQ_TRY(sq_text_layer(n, w, l, kv, l, w->cos.data, w->sin.data, h, count, NULL, err));
+    }
+    kv->tokens += count;
+    return SQ_OK;
+fail:
+    return st;
+}
+
+sq_status sq_logits(const sq_net *n, sq_work *w, const float *h, int64_t count, float *logits,
+                    sq_error *err) {
+    int64_t hid = n->config.dims[SQ_D_HIDDEN], vocab = n->config.dims[SQ_D_VOCAB];
+    for (int64_t i = 0; i < count; i += SQ_CHUNK) {
+        int64_t rows = count - i < SQ_CHUNK ? count - i : SQ_CHUNK;
+        sq_status st = sq_scratch_need(&w->x, (size_t)(rows * hid), "activations", err);
+        if (st != SQ_OK) {
+            return st;
+        }
+        norm_rows(w->x.data, h + i * hid, n->final_norm.weight, n->config.rms_eps, rows, hid);
+        sq_matmul(&n->head, w->x.data, hid, rows, NULL, logits + i * vocab, vocab);
+    }
+    return SQ_OK;
+}

@@ -1,0 +1,48 @@
+/* The scratch space of one sequence's passes: buffers that grow between steps, never inside one. */
+#ifndef SQ_MODEL_WORK_H
+#define SQ_MODEL_WORK_H
+
+#include "model/model.h"
+
+enum {
+    SQ_CHUNK = 256,    /* token rows a text pass works on at once */
+    SQ_V_CHUNK = 1024, /* patch rows of a vision linear at once */
+    SQ_Q_TILE = 64     /* query rows of an attention tile */
+};
+
+typedef struct sq_scratch {
+    float *data;
+    size_t cap;
+} sq_scratch;
+
+struct sq_work {
+    const sq_net *net;
+    sq_scratch x, qkv, att, gate, up, scores; /* activations; scores is one tile a thread */
+    sq_scratch cos, sin, logits;
+    sq_scratch vx, vy, vqkv, vatt, vcos, vsin; /* vision */
+};
+
+/* Number of the calling OpenMP thread, 0..sq_threads()-1. */
+int sq_thread(void);
+
+/* At least n floats; content is not kept. */
+sq_status sq_scratch_need(sq_scratch *s, size_t n, const char *what, sq_error *err);
+
+/* One attention tile: rows q[rows][hd] (stride ldq) against `total` keys; the caller gives keys and
+ * values as blocks. Row i sees keys [0, seen0 + i * seen_step). out[rows][hd] (stride ldo). scores:
+ * rows * total floats. */
+typedef struct sq_attn_tile {
+    const float *q;
+    int64_t ldq, rows, hd, total;
+    int64_t seen0, seen_step;
+    float *out;
+    int64_t ldo;
+    float *scores;
+    float scale;
+} sq_attn_tile;
+/* Keys and values of block b: *k, *v with row strides, and how many keys it has; 0 ends. */
+typedef int64_t (*sq_kv_block_fn)(const void *ctx, int64_t b, const float **k, const float **v,
+                                  int64_t *ld);
+void sq_attend(const sq_attn_tile *t, sq_kv_block_fn blocks, const void *ctx);
+
+#endif
