@@ -1,0 +1,394 @@
+/* Chat messages -> token ids, pictures and positions, as transformers' processors do
+ * (processing_qwen2_vl.py, processing_qwen2_5_vl.py): one placeholder in the template stands for a
+ * picture and is repeated as often as the picture has merged tokens. */
+#include "model/prompt.h"
+
+#include <string.h>
+
+#include "base/json.h"
+
+static const char *special_text(const json_t *cfg, const char *key) {
+    const json_t *v = json_object_get(cfg, key);
+    return json_is_object(v) ? sq_json_str(v, "content", "") : sq_json_str(cfg, key, "");
+}
+
+static sq_status read_special(sq_frontend *f, sq_error *err) {
+    f->bos_text = f->eos_text = "";
+    char *path = sq_path_join(&f->arena, f->dir, "tokenizer_config.json", err);
+    if (path == NULL) {
+        return SQ_ENOMEM;
+    }
+    if (!sq_file_exists(path)) {
+        return SQ_OK;
+    }
+    json_t *cfg = NULL;
+    sq_status st = sq_json_load(path, &cfg, err);
+    if (st == SQ_OK) {
+        f->bos_text = sq_arena_strdup(&f->arena, special_text(cfg, "bos_token"), err);
+        f->eos_text = sq_arena_strdup(&f->arena, special_text(cfg, "eos_token"), err);
+        st = f->bos_text == NULL || f->eos_text == NULL ? SQ_ENOMEM : SQ_OK;
+        json_decref(cfg);
+    }
+    return st;
+}
+
+sq_status sq_frontend_open(sq_frontend *out, const char *dir, const sq_config *config,
+                           sq_error *err) {
+    *out = (sq_frontend){.config = config};
+    sq_status st;
+    out->dir = sq_arena_strdup(&out->arena, dir, err);
+    if (out->dir == NULL) {
+        return SQ_ENOMEM;
+    }
+    SQ_TRY(sq_tokenizer_open(&out->tokenizer, dir, err));
+    SQ_TRY(sq_template_open(&out->tmpl, dir, err));
+    if (out->tmpl == NULL && config->arch->builtin_template != NULL) {
+        SQ_TRY(sq_template_parse(&out->tmpl, config->arch->builtin_template, "built-in template",
+                                 err));
+    }
+    if (config->arch->vision != SQ_VISION_NONE) {
+        SQ_TRY(sq_preproc_load(&out->preproc, dir, err));
+        if (out->preproc.patch_size != config->patch || out->preproc.merge_size != config->merge ||
+            out->preproc.temporal_patch_size != config->temporal_patch) {
+            st = sq_fail(
+                err, SQ_EFORMAT,
+                "%s: preprocessor_config.json does not fit config.json; got patch %lld, merge "
+                "%lld, temporal %lld, wanted %lld, %lld, %lld",
+                dir, (long long)out->preproc.patch_size, (long long)out->preproc.merge_size,
+                (long long)out->preproc.temporal_patch_size, (long long)config->patch,
+                (long long)config->merge, (long long)config->temporal_patch);
+            goto fail;
+        }
+    }
+    SQ_TRY(read_special(out, err));
+    return SQ_OK;
+fail:
+    sq_frontend_close(out);
+    return st;
+}
+
+void sq_frontend_close(sq_frontend *f) {
+    sq_tokenizer_close(&f->tokenizer);
+    sq_template_close(&f->tmpl);
+    sq_arena_free(&f->arena);
+    *f = (sq_frontend){0};
+}
+
+void sq_prompt_free(sq_prompt *p) {
+    for (size_t i = 0; i < p->n_slots; i++) {
+        sq_pixels_free(&p->slots[i].pixels);
+    }
+    sq_free(p->slots);
+    sq_free(p->ids.data);
+    sq_free(p->segments);
+    sq_free(p->text);
+    sq_positions_free(&p->positions);
+    *p = (sq_prompt){0};
+}
+
+/* ---- media of the messages ---- */
+
+typedef struct media {
+    const char *path; /* borrowed from the messages */
+    int is_video;
+} media;
+
+typedef struct media_list {
+    media *items;
+    size_t n, cap;
+} media_list;
+
+static const char *media_path(const json_t *part, const char *kind) {
+    const json_t *v = json_object_get(part, kind);
+    if (v == NULL) {
+        v = json_object_get(part, "path");
+    }
+    if (v == NULL) {
+        v = json_object_get(part, "url");
+    }
+    const char *s = json_is_string(v) ? json_string_value(v) : NULL;
+    return s != NULL && strncmp(s, "file://", 7) == 0 ? s + 7 : s;
+}
+
+static sq_status add_part(media_list *l, const json_t *part, size_t turn, sq_error *err) {
+    const char *type = sq_json_str(part, "type", "");
+    int video = strcmp(type, "video") == 0;
+    if (!video && strcmp(type, "image") != 0) {
+        if (strcmp(type, "text") == 0 && json_is_string(json_object_get(part, "text"))) {
+            return SQ_OK;
+        }
+        return sq_fail(
+            err, SQ_EARG,
+            "message %zu: content part of type '%s'; wanted text (with a string), image or "
+            "video",
+            turn + 1, type);
+    }
+    const char *path = media_path(part, type);
+    if (path == NULL) {
+        return sq_fail(err, SQ_EARG,
+                       "message %zu: the %s part has no path; wanted \"%s\": \"FILE\"", turn + 1,
+                       type, type);
+    }
+    if (l->n == l->cap) {
+        void *p = l->items;
+        size_t cap = l->cap == 0 ? 8 : 2 * l->cap;
+        sq_status st = sq_grow(&p, l->n * sizeof *l->items, cap, sizeof *l->items, "pictures", err);
+        if (st != SQ_OK) {
+            return st;
+        }
+        l->items = p;
+        l->cap = cap;
+    }
+    l->items[l->n++] = (media){path, video};
+    return SQ_OK;
+}
+
+static sq_status collect(media_list *l, const json_t *messages, sq_error *err) {
+    if (!json_is_array(messages) || json_array_size(messages) == 0) {
+        return sq_fail(err, SQ_EARG, "messages: wanted a non-empty JSON array");
+    }
+    size_t i, k;
+    json_t *m, *part;
+    json_array_foreach(messages, i, m) {
+        const json_t *content = json_object_get(m, "content");
+        if (!json_is_string(json_object_get(m, "role")) ||
+            (!json_is_string(content) && !json_is_array(content))) {
+            return sq_fail(
+                err, SQ_EARG,
+                "message %zu: wanted {\"role\": …, \"content\": a string or an array of parts}",
+                i + 1);
+        }
+        json_array_foreach(content, k, part) {
+            sq_status st = add_part(l, part, i, err);
+            if (st != SQ_OK) {
+                return st;
+            }
+        }
+    }
+    return SQ_OK;
+}
+
+/* Template variables: texts of one part lists stay as they are; the template decides. */
+static sq_status render(const sq_frontend *f, const json_t *messages, int generation, sq_buf *out,
+                        sq_error *err) {
+    if (f->tmpl == NULL) {
+        return sq_fail(err, SQ_EARG, "'%s' has no chat template and its family has none built in",
+                       f->dir);
+    }
+    json_t *vars = json_pack("{s:O, s:b, s:s, s:s}", "messages", messages, "add_generation_prompt",
+                             generation, "bos_token", f->bos_text, "eos_token", f->eos_text);
+    if (vars == NULL) {
+        return sq_fail_nomem(err, "template variables", 0);
+    }
+    sq_status st = sq_template_render(f->tmpl, vars, out, err);
+    json_decref(vars);
+    return st == SQ_OK && out->failed ? sq_fail_nomem(err, "the prompt", out->len) : st;
+}
+
+/* ---- placeholders ---- */
+
+static uint64_t hash_bytes(const void *p, size_t n) {
+    const unsigned char *s = p;
+    uint64_t h = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < n; i++) {
+        h = (h ^ s[i]) * 0x100000001b3u;
+    }
+    return h;
+}
+
+static int32_t token_of(const sq_frontend *f, int is_video) {
+    const sq_config *c = f->config;
+    int32_t id = is_video ? c->video_token : c->image_token;
+    const char *name = is_video ? c->arch->video_token : c->arch->image_token;
+    return id >= 0 || name == NULL ? id : sq_tokenizer_id(f->tokenizer, name);
+}
+
+static sq_status too_long(const sq_frontend *f, int64_t tokens, sq_error *err) {
+    sq_fail(err, SQ_ELIMIT,
+            "the prompt is longer than the model's positions; got %lld tokens, wanted at "
+            "most %lld",
+            (long long)tokens, (long long)f->config->max_positions);
+    sq_hint(err, "shorten the text, use fewer or smaller pictures (--image-max-tokens)");
+    return SQ_ELIMIT;
+}
+
+/* Sizes every picture from its header, so that a prompt that cannot fit is refused before any
+ * decoding. */
+static sq_status check_sizes(const sq_frontend *f, const media_list *l, const char *base,
+                             int64_t words, sq_error *err) {
+    int64_t total = words;
+    sq_arena a = {0};
+    sq_status st = SQ_OK;
+    for (size_t i = 0; st == SQ_OK && i < l->n; i++) {
+        sq_pixels px = {0};
+        char *path = sq_path_join(&a, base, l->items[i].path, err);
+        if (path == NULL) {
+            st = SQ_ENOMEM;
+        } else if (!l->items[i].is_video) {
+            st = sq_pixels_plan_image(&px, &f->preproc, path, err);
+            total += px.tokens - 1;
+            sq_pixels_free(&px);
+        }
+    }
+    if (st == SQ_OK && total > f->config->max_positions) {
+        st = too_long(f, total, err);
+    }
+    sq_arena_free(&a);
+    return st;
+}
+
+static sq_status load(const sq_frontend *f, const media *m, const char *base, sq_slot *slot,
+                      sq_error *err) {
+    sq_arena a = {0};
+    char *path = sq_path_join(&a, base, m->path, err);
+    sq_status st = path == NULL  ? SQ_ENOMEM
+                   : m->is_video ? sq_pixels_video_file(&slot->pixels, &f->preproc, path, err)
+                                 : sq_pixels_image_file(&slot->pixels, &f->preproc, path, err);
+    sq_arena_free(&a);
+    if (st == SQ_OK) {
+        const sq_pixels *p = &slot->pixels;
+        slot->count = p->tokens;
+        slot->hash =
+            hash_bytes(p->patches, (size_t)(p->grid_t * p->grid_h * p->grid_w * p->patch_dim) *
+                                       sizeof *p->patches);
+    }
+    return st;
+}
+
+static sq_status append_ids(sq_ids *ids, int32_t id, int64_t count, sq_error *err) {
+    if (ids->len + (size_t)count > ids->cap) {
+        size_t cap =
+            2 * ids->cap > ids->len + (size_t)count ? 2 * ids->cap : ids->len + (size_t)count + 64;
+        void *p = ids->data;
+        sq_status st =
+            sq_grow(&p, ids->len * sizeof *ids->data, cap, sizeof *ids->data, "tokens", err);
+        if (st != SQ_OK) {
+            return st;
+        }
+        ids->data = p;
+        ids->cap = cap;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        ids->data[ids->len++] = id;
+    }
+    return SQ_OK;
+}
+
+/* Index of the next picture of this kind at or after `from`; n when there is none. */
+static size_t next_of(const media_list *l, int is_video, size_t from) {
+    while (from < l->n && l->items[from].is_video != is_video) {
+        from++;
+    }
+    return from;
+}
+
+static sq_status expand(sq_prompt *out, const sq_frontend *f, const sq_ids *raw,
+                        const media_list *l, const char *base, sq_error *err) {
+    size_t at[2] = {next_of(l, 0, 0), next_of(l, 1, 0)};
+    int32_t pad[2] = {token_of(f, 0), token_of(f, 1)};
+    sq_status st = SQ_OK;
+    for (size_t i = 0; i < raw->len; i++) {
+        int32_t id = raw->data[i];
+        int kind = id == pad[1] ? 1 : 0;
+        if (l->n == 0 || id != pad[kind] || at[kind] >= l->n) {
+            SQ_TRY(append_ids(&out->ids, id, 1, err));
+            SQ_TRY(sq_positions_text(&out->positions, 1, err));
+            continue;
+        }
+        sq_slot *slot = &out->slots[out->n_slots++];
+        SQ_TRY(load(f, &l->items[at[kind]], base, slot, err));
+        at[kind] = next_of(l, kind, at[kind] + 1);
+        slot->start = (int64_t)out->ids.len;
+        const sq_pixels *p = &slot->pixels;
+        SQ_TRY(append_ids(&out->ids, id, slot->count, err));
+        SQ_TRY(sq_positions_vision(&out->positions, f->config, p->is_video, p->grid_t, p->grid_h,
+                                   p->grid_w, p->second_per_grid, err));
+    }
+    if (out->n_slots != l->n) {
+        return sq_fail(
+            err, SQ_EARG,
+            "the chat template has no placeholder for every picture; got %zu, wanted %zu",
+            out->n_slots, l->n);
+    }
+    if ((int64_t)out->ids.len > f->config->max_positions) {
+        return too_long(f, (int64_t)out->ids.len, err);
+    }
+    return SQ_OK;
+fail:
+    return st;
+}
+
+sq_status sq_prompt_messages(sq_prompt *out, const sq_frontend *f, const json_t *messages,
+                             const char *base_dir, int add_generation_prompt, sq_error *err) {
+    *out = (sq_prompt){0};
+    media_list l = {0};
+    sq_ids raw = {0};
+    sq_buf text = {0};
+    const char *base = base_dir == NULL ? "." : base_dir;
+    sq_status st;
+    SQ_TRY(collect(&l, messages, err));
+    if (l.n > 0 && f->config->arch->vision == SQ_VISION_NONE) {
+        st = sq_fail(err, SQ_EARG, "'%s' is a text model; it takes no images or videos", f->dir);
+        goto fail;
+    }
+    SQ_TRY(render(f, messages, add_generation_prompt, &text, err));
+    SQ_TRY(sq_tokenizer_encode(f->tokenizer, text.data == NULL ? "" : text.data, text.len, 0, 0,
+                               &raw, err));
+    SQ_TRY(check_sizes(f, &l, base, (int64_t)raw.len, err));
+    if (l.n > 0) {
+        out->slots = sq_alloc(l.n, sizeof *out->slots, "pictures", err);
+        if (out->slots == NULL) {
+            st = SQ_ENOMEM;
+            goto fail;
+        }
+    }
+    SQ_TRY(expand(out, f, &raw, &l, base, err));
+    out->text = text.data;
+    text.data = NULL;
+fail:
+    sq_free(raw.data);
+    sq_free(l.items);
+    sq_buf_free(&text);
+    if (st != SQ_OK) {
+        sq_prompt_free(out);
+    }
+    return st;
+}
+
+sq_status sq_prompt_text(sq_prompt *out, const sq_frontend *f, const char *text, size_t len,
+                         sq_error *err) {
+    *out = (sq_prompt){0};
+    sq_status st;
+    SQ_TRY(sq_tokenizer_encode(f->tokenizer, text, len, 0, 1, &out->ids, err));
+    SQ_TRY(sq_positions_text(&out->positions, (int64_t)out->ids.len, err));
+    if ((int64_t)out->ids.len > f->config->max_positions) {
+        st = too_long(f, (int64_t)out->ids.len, err);
+        goto fail;
+    }
+    return SQ_OK;
+fail:
+    sq_prompt_free(out);
+    return st;
+}
+
+sq_status sq_prompt_tokens(sq_prompt *out, const sq_frontend *f, const int32_t *ids, size_t n,
+                           sq_error *err) {
+    *out = (sq_prompt){0};
+    sq_status st = SQ_OK;
+    if ((int64_t)n > f->config->max_positions) {
+        return too_long(f, (int64_t)n, err);
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (ids[i] < 0 || ids[i] >= f->config->dims[SQ_D_VOCAB]) {
+            st = sq_fail(err, SQ_EARG, "token %zu is out of range; got %d, wanted 0..%lld", i,
+                         (int)ids[i], (long long)f->config->dims[SQ_D_VOCAB] - 1);
+            goto fail;
+        }
+        SQ_TRY(append_ids(&out->ids, ids[i], 1, err));
+    }
+    SQ_TRY(sq_positions_text(&out->positions, (int64_t)n, err));
+    return SQ_OK;
+fail:
+    sq_prompt_free(out);
+    return st;
+}
