@@ -52,6 +52,10 @@ sq_status sq_prompt_text(sq_prompt *out, const sq_frontend *f, const char *text,
                          sq_error *err);
 sq_status sq_prompt_tokens(sq_prompt *out, const sq_frontend *f, const int32_t *ids, size_t n,
                            sq_error *err);
+/* One more text token at the end. */
+sq_status sq_prompt_append(sq_prompt *p, int32_t id, sq_error *err);
 void sq_prompt_free(sq_prompt *p);
+/* Appends to a list of ids. */
+sq_status sq_ids_push(sq_ids *ids, int32_t id, sq_error *err);
 
 #endif

@@ -239,20 +239,12 @@ sq_status sq_seq_greedy(sq_seq *s, int64_t max_new, sq_ids *out, sq_error *err) 
         if (sq_is_eos(&s->net->config, id)) {
             break;
         }
-        if (out->len == out->cap) {
-            void *p = out->data;
-            size_t cap = out->cap == 0 ? 64 : 2 * out->cap;
-            sq_status st =
-                sq_grow(&p, out->len * sizeof *out->data, cap, sizeof *out->data, "tokens", err);
-            if (st != SQ_OK) {
-                return st;
-            }
-            out->data = p;
-            out->cap = cap;
+        sq_status st = sq_ids_push(out, id, err);
+        if (st != SQ_OK) {
+            return st;
         }
-        out->data[out->len++] = id;
         if (i + 1 < max_new) {
-            sq_status st = sq_seq_push(s, id, err);
+            st = sq_seq_push(s, id, err);
             if (st != SQ_OK) {
                 return st;
             }

@@ -1,0 +1,84 @@
+#include "engine/engine.h"
+
+#include <string.h>
+
+#include "base/json.h"
+#include "base/log.h"
+
+static void overlay(sq_preproc *p, const sq_media_options *m) {
+    int64_t cell = p->patch_size * p->merge_size * p->patch_size * p->merge_size;
+    if (m->image_min_tokens > 0) {
+        p->min_pixels = m->image_min_tokens * cell;
+    }
+    if (m->image_max_tokens > 0) {
+        p->max_pixels = m->image_max_tokens * cell;
+    }
+    if (p->min_pixels > p->max_pixels) {
+        p->min_pixels = p->max_pixels;
+    }
+    if (m->fps > 0) {
+        p->fps = m->fps;
+    }
+    if (m->min_frames > 0) {
+        p->min_frames = m->min_frames;
+    }
+    if (m->max_frames > 0) {
+        p->max_frames = m->max_frames;
+    }
+}
+
+sq_status sq_engine_open(sq_engine **out, const char *path, const sq_media_options *media,
+                         sq_error *err) {
+    *out = NULL;
+    double t0 = sq_now();
+    sq_engine *e = sq_alloc(1, sizeof *e, "a model", err);
+    if (e == NULL) {
+        return SQ_ENOMEM;
+    }
+    sq_status st;
+    SQ_TRY(sq_net_open(&e->net, path, err));
+    SQ_TRY(sq_frontend_open(&e->front, path, &e->net->config, err));
+    if (media != NULL && e->net->config.arch->vision != SQ_VISION_NONE) {
+        overlay(&e->front.preproc, media);
+    }
+    e->load_s = sq_now() - t0;
+    *out = e;
+    return SQ_OK;
+fail:
+    sq_engine_close(&e);
+    return st;
+}
+
+void sq_engine_close(sq_engine **e) {
+    if (*e == NULL) {
+        return;
+    }
+    sq_frontend_close(&(*e)->front);
+    sq_net_close(&(*e)->net);
+    sq_free(*e);
+    *e = NULL;
+}
+
+sq_status sq_engine_prompt(const sq_engine *e, const sq_input *in, sq_prompt *out, sq_error *err) {
+    *out = (sq_prompt){0};
+    int given = (in->messages != NULL) + (in->text != NULL) + (in->tokens != NULL);
+    if (given != 1) {
+        return sq_fail(err, SQ_EARG, "wanted exactly one of messages, text and tokens; got %d",
+                       given);
+    }
+    if (in->text != NULL) {
+        return sq_prompt_text(out, &e->front, in->text, strlen(in->text), err);
+    }
+    if (in->tokens != NULL) {
+        return sq_prompt_tokens(out, &e->front, in->tokens, in->n_tokens, err);
+    }
+    json_t *messages = NULL;
+    sq_status st = sq_json_parse(in->messages, strlen(in->messages), "messages", &messages, err);
+    if (st == SQ_OK) {
+        const json_t *list =
+            json_is_object(messages) ? json_object_get(messages, "messages") : messages;
+        st = sq_prompt_messages(out, &e->front, list, in->base_dir, !in->no_generation_prompt, err);
+        json_decref(messages);
+    }
+    return st;
+}

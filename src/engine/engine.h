@@ -1,0 +1,49 @@
+/* A model that is ready to answer, and its conversations: re-use of the common prefix, sampling,
+ * streaming. */
+#ifndef SQ_ENGINE_ENGINE_H
+#define SQ_ENGINE_ENGINE_H
+
+#include "engine/sampling.h"
+#include "model/sequence.h"
+
+typedef struct sq_engine {
+    sq_net *net;
+    sq_frontend front;
+    double load_s;
+} sq_engine;
+sq_status sq_engine_open(sq_engine **out, const char *path, const sq_media_options *media,
+                         sq_error *err);
+void sq_engine_close(sq_engine **e);
+
+/* Builds the prompt that an input means. */
+sq_status sq_engine_prompt(const sq_engine *e, const sq_input *input, sq_prompt *out,
+                           sq_error *err);
+
+/* A slot that is in the cache. */
+typedef struct sq_cached_slot {
+    int64_t start, count;
+    uint64_t hash;
+} sq_cached_slot;
+
+typedef struct sq_conversation {
+    const sq_engine *engine;
+    sq_seq seq;
+    sq_cached_slot *slots;
+    size_t n_slots;
+    /* of the last answer; what sq_result points to */
+    sq_ids answer;
+    sq_buf text;
+    sq_image_info *images;
+} sq_conversation;
+sq_status sq_conversation_open(sq_conversation **out, const sq_engine *e, sq_error *err);
+void sq_conversation_close(sq_conversation **c);
+
+sq_status sq_conversation_generate(sq_conversation *c, const sq_input *input,
+                                   const sq_sampling *sampling,
+                                   int (*piece)(void *user, const char *text), void *user,
+                                   sq_result *result, sq_error *err);
+/* Every position's logits; the cache is rebuilt from the start. */
+sq_status sq_conversation_logits(sq_conversation *c, const sq_prompt *prompt, sq_logits_fn each,
+                                 void *user, sq_error *err);
+
+#endif
