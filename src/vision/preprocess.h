@@ -14,11 +14,28 @@ typedef struct sq_preproc {
     int64_t min_frames, max_frames;
     float mean[3], std[3];
     double rescale;
+    int64_t num_frames;       /* frames taken from a video whatever its length; 0 follows fps */
+    int cap_pixels_per_frame; /* a frame's share of max_video_tokens bounds its size */
+    int64_t max_video_tokens; /* as HF's Qwen2VLVideoProcessor */
+    float video_mean[3], video_std[3];
+    double video_rescale;
+    sq_resize_kind image_resize; /* SQ_RESIZE_PILLOW, with the arithmetic of HF's PIL backend */
+    sq_resize_kind video_resize; /* SQ_RESIZE_TORCH8: HF has no other for video */
 } sq_preproc;
 
-/* Reads the folder's files; absent files or keys take the class defaults of HF's
- * Qwen2VLImageProcessor and Qwen2VLVideoProcessor (models.md 4.4, 4.5; the installed transformers
- * decides). */
+/* What sq_preproc_load gives for an empty folder, but for fps, which is 2 in both: HF leaves it
+ * unset and then takes every frame, the model's own documentation takes 2 a second. fps 0 takes
+ * every frame. */
+void sq_preproc_default(sq_preproc *out);
+
+/* Reads the folder's files as transformers 5.23 does. Image: "image_processor" of
+ * processor_config.json, else preprocessor_config.json. Video: "video_processor" of
+ * processor_config.json, else video_preprocessor_config.json, else preprocessor_config.json (so the
+ * limits of a frame are then those of an image). min_pixels and max_pixels go before
+ * size{shortest_edge, longest_edge}, which are areas too. Absent files or keys take the class
+ * defaults of Qwen2VLImageProcessor and Qwen2VLVideoProcessor. do_sample_frames is not followed:
+ * frames are always sampled unless fps is 0. Keys that would change the arithmetic in a way that is
+ * not implemented (do_resize false, another resample) are SQ_EUNSUPPORTED. */
 sq_status sq_preproc_load(sq_preproc *out, const char *dir, sq_error *err);
 
 /* HF's smart_resize: both sides multiples of factor, area within the limits. */
@@ -39,11 +56,18 @@ typedef struct sq_pixels {
     float *patches; /* [rows][patch_dim], order (c, t, y, x) inside a row; sq_free */
 } sq_pixels;
 
+/* Frames to take of `total` at `video_fps` frames a second (Qwen2VLVideoProcessor.sample_frames):
+ * *indices [*count] in growing order, sq_free. SQ_EARG when the video has too few frames. */
+sq_status sq_sample_frames(const sq_preproc *p, int64_t total, double video_fps, int64_t **indices,
+                           int64_t *count, sq_error *err);
+
 sq_status sq_pixels_image(sq_pixels *out, const sq_preproc *p, const sq_image *im, sq_error *err);
 sq_status sq_pixels_image_file(sq_pixels *out, const sq_preproc *p, const char *path,
                                sq_error *err);
-/* Any container that FFmpeg reads, or a folder of frames; frames sampled as HF's
- * Qwen2VLVideoProcessor does from a file. */
+/* Any container that FFmpeg reads (first video stream; frames turned by the display matrix as
+ * torchcodec does, PyAV does not), or a folder of frames: pictures of one size in the order of
+ * their names, all taken, 24 a second as HF assumes of a list of frames. An odd count repeats the
+ * last frame. Files that end early or decode with errors are SQ_EFORMAT. */
 sq_status sq_pixels_video_file(sq_pixels *out, const sq_preproc *p, const char *path,
                                sq_error *err);
 /* Grid and token count alone, before any pixel is decoded (patches stays NULL). */
