@@ -1,0 +1,89 @@
+/* squint: verbs and help. */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli.h"
+
+const cli_verb cli_verbs[] = {
+    {"demo", "[--keep DIR]",
+     "quantize, verify and ask the embedded model; a table before and after", "squint demo",
+     verb_demo},
+    {"inspect", "MODEL [--tensors]", "family, dimensions, what could be quantized with which group",
+     "squint inspect models/squint-vl-5m", verb_inspect},
+    {"quantize", "MODEL -o OUT [options]", "calibrate once, quantize layer by layer, write, verify",
+     "squint quantize models/squint-vl-5m -o out --method awq --calib tests/data/vl/calib.jsonl",
+     verb_quantize},
+    {"calibrate", "MODEL -o STATS --calib FILE.jsonl",
+     "the statistics alone, to reuse in many runs",
+     "squint calibrate models/squint-vl-5m -o stats.safetensors --calib tests/data/vl/calib.jsonl",
+     verb_calibrate},
+    {"verify", "OUT [--against MODEL] [--level L]", "reopen what was written and prove it",
+     "squint verify out --against models/squint-vl-5m", verb_verify},
+    {"run", "MODEL --prompt TEXT [options]", "one answer",
+     "squint run models/squint-vl-5m --image photo.png --prompt 'How many objects are there?'",
+     verb_run},
+    {"chat", "MODEL [options]", "a conversation in the terminal; /image FILE adds a picture",
+     "squint chat models/squint-vl-5m", verb_chat},
+    {"logits", "MODEL -o FILE.safetensors [options]", "logits of every position of a prompt",
+     "squint logits models/squint-vl-5m --text 'Hello' -o logits.safetensors", verb_logits},
+    {"eval", "MODEL --task FILE.jsonl | --text FILE", "accuracy, boxes, perplexity, KL",
+     "squint eval models/squint-vl-5m --task tests/data/vl/test.jsonl", verb_eval},
+    {"synth", "SHAPE -o DIR [--layers N]", "a checkpoint of a published shape with random weights",
+     "squint synth qwen2-vl-2b -o synth-2b --layers 4", verb_synth},
+    {"devices", "", "CPU flags, chosen kernels, measured bandwidth and arithmetic rate",
+     "squint devices", verb_devices},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+/* In the contract, and not built yet. */
+static const char *const later[] = {"plan", "tokenize", "bench", "convert", "serve"};
+
+const cli_verb *cli_find(const char *name) {
+    for (const cli_verb *v = cli_verbs; v->name != NULL; v++) {
+        if (strcmp(v->name, name) == 0) {
+            return v;
+        }
+    }
+    return NULL;
+}
+
+static void help(FILE *f) {
+    fprintf(
+        f,
+        "squint %s: make a vision-language model small, prove that it still sees, and run it\n\n"
+        "usage: squint VERB …   (squint VERB --help shows its options)\n\n",
+        sq_version());
+    for (const cli_verb *v = cli_verbs; v->name != NULL; v++) {
+        fprintf(f, "  %-10s %s\n", v->name, v->summary);
+    }
+}
+
+int main(int argc, char **argv) {
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file limit is an error from write, not a death */
+    if (argc < 2) {
+        help(stderr);
+        return EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
+        help(stdout);
+        return EXIT_OK;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("squint %s\n", sq_version());
+        return EXIT_OK;
+    }
+    const cli_verb *v = cli_find(argv[1]);
+    if (v != NULL) {
+        return v->run(argc - 2, argv + 2);
+    }
+    for (size_t i = 0; i < sizeof later / sizeof *later; i++) {
+        if (strcmp(later[i], argv[1]) == 0) {
+            return cli_usage("'%s' is not there yet", argv[1]);
+        }
+    }
+    return cli_usage("unknown verb; got '%s', wanted one of those that 'squint --help' lists",
+                     argv[1]);
+}

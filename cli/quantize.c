@@ -1,0 +1,234 @@
+/* quantize, calibrate, verify, eval, and the reports for people. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli.h"
+
+static double num(const json_t *o, const char *key) {
+    return json_number_value(json_object_get(o, key));
+}
+
+static const char *str(const json_t *o, const char *key) {
+    const char *s = json_string_value(json_object_get(o, key));
+    return s == NULL ? "-" : s;
+}
+
+static void show_padding(const json_t *layers) {
+    size_t i, n = 0;
+    json_t *l;
+    json_array_foreach(layers, i, l) {
+        int64_t pad = json_integer_value(json_object_get(l, "padded_columns"));
+        if (pad > 0 && n++ == 0) {
+            puts("\nlayers whose columns the group does not divide (padded with zeros, stripped at "
+                 "load):");
+        }
+        if (pad > 0) {
+            printf("  %-52s +%lld columns\n", str(l, "name"), (long long)pad);
+        }
+    }
+}
+
+static void show_quantized(const json_t *r) {
+    const json_t *s = json_object_get(r, "seconds"), *layers = json_object_get(r, "layers");
+    double error = 0, rtn = 0;
+    size_t i;
+    json_t *l;
+    json_array_foreach(layers, i, l) {
+        error += num(l, "error");
+        rtn += num(l, "rtn_error");
+    }
+    printf("%zu linears quantized; %s -> %s (%.1f %%)\n", json_array_size(layers),
+           cli_bytes(num(r, "bytes_before")), cli_bytes(num(r, "bytes_after")),
+           100 * num(r, "bytes_after") / num(r, "bytes_before"));
+    if (rtn > 0) {
+        printf("sum of layer errors: %.4g of round-to-nearest's\n", error / rtn);
+    }
+    printf("%.1f s (calibrate %.1f, quantize %.1f, write %.1f, verify %.1f); peak memory %s\n",
+           num(s, "total"), num(s, "calibrate"), num(s, "quantize"), num(s, "write"),
+           num(s, "verify"), cli_bytes(num(r, "peak_rss_bytes")));
+    show_padding(layers);
+}
+
+static void show_calibrated(const json_t *r) {
+    printf("%lld tokens of %lld samples in %.1f s; peak memory %s\n",
+           (long long)json_integer_value(json_object_get(r, "tokens")),
+           (long long)json_integer_value(json_object_get(r, "samples")), num(r, "seconds"),
+           cli_bytes(num(r, "peak_rss_bytes")));
+}
+
+#define CALIB_OPTIONS(o)                                                                           \
+    {"--calib", CLI_TEXT, &(o).calib, "FILE.jsonl  conversations or texts"},                       \
+        {"--samples", CLI_INT, &(o).samples, "N  samples at most (128)"},                          \
+        {"--seq", CLI_INT, &(o).seq, "N  tokens of a piece of plain text (512)"}, {                \
+        "--vision", CLI_TEXT, &(o).vision, "keep|w8a16|w4a16  tower and merger (keep)"             \
+    }
+
+static const char *const indivisible_names[] = {"pad", "smaller-group", "channel", "keep"};
+
+int verb_quantize(int argc, char **argv) {
+    cli_common common = {0};
+    sq_quantize_options o = {0};
+    const char *pos[1], *out = NULL, *indivisible = "pad";
+    int sym = 0, asym = 0;
+    const cli_option options[] = {
+        {"-o", CLI_TEXT, &out, "OUT  folder to write; appears only when complete"},
+        {"--method", CLI_TEXT, &o.method, "rtn|awq  (awq)"},
+        {"--scheme", CLI_TEXT, &o.scheme, "w4a16|w8a16  (w4a16)"},
+        {"--group-size", CLI_INT, &o.group_size, "N|-1  columns a group, -1 one a row (128)"},
+        {"--sym", CLI_FLAG, &sym, "symmetric, without zero points"},
+        {"--asym", CLI_FLAG, &asym, "asymmetric (default)"},
+        CALIB_OPTIONS(o),
+        {"--stats", CLI_TEXT, &o.stats, "FILE  statistics of 'squint calibrate'"},
+        {"--on-indivisible", CLI_TEXT, &indivisible, "pad|smaller-group|channel|keep  (pad)"},
+        {"--format", CLI_TEXT, &o.format, "compressed-tensors"},
+        {"--no-clip", CLI_FLAG, &o.no_clip, "without the clip search"},
+        {"--no-resume", CLI_FLAG, &o.no_resume, "start anew even when OUT.partial fits"},
+        {"--no-verify", CLI_FLAG, &o.no_verify, "without the check at the end"},
+        {NULL, CLI_FLAG, NULL, NULL},
+    };
+    int status = cli_parse("quantize", argc, argv, options, pos, 1, 1, &common);
+    if (status >= 0) {
+        return status;
+    }
+    if (out == NULL) {
+        return cli_usage("quantize: wanted -o OUT");
+    }
+    if (sym && asym) {
+        return cli_usage("quantize: got both --sym and --asym; wanted one");
+    }
+    size_t i = 0, n = sizeof indivisible_names / sizeof *indivisible_names;
+    while (i < n && strcmp(indivisible, indivisible_names[i]) != 0) {
+        i++;
+    }
+    if (i == n) {
+        return cli_usage(
+            "quantize: bad value for --on-indivisible; got '%s', wanted pad, smaller-group, "
+            "channel or keep",
+            indivisible);
+    }
+    o.indivisible = (sq_indivisible)i;
+    o.symmetric = sym;
+    o.max_ram = common.runtime.max_ram;
+    sq_error err = {0};
+    char *report = NULL;
+    sq_status st = sq_quantize(pos[0], out, &o, cli_progress(&common), &report, &err);
+    return cli_report(&common, report, st, &err, show_quantized);
+}
+
+int verb_calibrate(int argc, char **argv) {
+    cli_common common = {0};
+    sq_quantize_options o = {0};
+    const char *pos[1], *out = NULL;
+    const cli_option options[] = {
+        {"-o", CLI_TEXT, &out, "STATS  file to write (safetensors)"},
+        CALIB_OPTIONS(o),
+        {NULL, CLI_FLAG, NULL, NULL},
+    };
+    int status = cli_parse("calibrate", argc, argv, options, pos, 1, 1, &common);
+    if (status >= 0) {
+        return status;
+    }
+    if (out == NULL || o.calib == NULL) {
+        return cli_usage("calibrate: wanted -o STATS and --calib FILE.jsonl");
+    }
+    o.max_ram = common.runtime.max_ram;
+    sq_error err = {0};
+    char *report = NULL;
+    sq_status st = sq_calibrate(pos[0], out, &o, cli_progress(&common), &report, &err);
+    return cli_report(&common, report, st, &err, show_calibrated);
+}
+
+static void show_verified(const json_t *r) {
+    size_t i;
+    json_t *c;
+    json_array_foreach(json_object_get(r, "checks"), i, c) {
+        const json_t *value = json_object_get(c, "value"), *limit = json_object_get(c, "limit");
+        printf("%-4s  %-24s", json_is_true(json_object_get(c, "ok")) ? "ok" : "FAIL",
+               str(c, "name"));
+        if (json_is_number(value)) {
+            printf("  %.4g", json_number_value(value));
+        }
+        if (json_is_number(limit)) {
+            printf(" (limit %.4g)", json_number_value(limit));
+        }
+        printf("  %s\n", str(c, "detail"));
+    }
+    puts(json_is_true(json_object_get(r, "ok")) ? "verified" : "NOT verified");
+}
+
+int verb_verify(int argc, char **argv) {
+    cli_common common = {0};
+    sq_verify_options o = {0};
+    const char *pos[1];
+    const cli_option options[] = {
+        {"--against", CLI_TEXT, &o.against, "MODEL  the original"},
+        {"--level", CLI_TEXT, &o.level,
+         "structure|codes|layers|cache|logits  up to this one (all)"},
+        {"--data", CLI_TEXT, &o.data, "FILE.jsonl  what to compare the logits on"},
+        {"--samples", CLI_INT, &o.samples, "N  samples of it at most (16)"},
+        {"--max-kl", CLI_REAL, &o.max_kl, "X  limit on the mean KL, nats a token"},
+        {"--min-top1", CLI_REAL, &o.min_top1, "X  limit on the share of equal first choices"},
+        {NULL, CLI_FLAG, NULL, NULL},
+    };
+    int status = cli_parse("verify", argc, argv, options, pos, 1, 1, &common);
+    if (status >= 0) {
+        return status;
+    }
+    sq_error err = {0};
+    char *report = NULL;
+    sq_status st = sq_verify(pos[0], &o, cli_progress(&common), &report, &err);
+    return cli_report(&common, report, st, &err, show_verified);
+}
+
+static void show_eval(const json_t *r) {
+    static const struct {
+        const char *key, *label;
+    } rows[] = {{"perplexity", "perplexity"},
+                {"kl", "mean KL (nats a token)"},
+                {"top1_agreement", "equal first choices"},
+                {"accuracy", "accuracy of questions"},
+                {"mean_iou", "mean IoU of boxes"},
+                {"n", "samples"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const json_t *v = json_object_get(r, rows[i].key);
+        if (json_is_number(v)) {
+            printf("%-26s %.5g\n", rows[i].label, json_number_value(v));
+        }
+    }
+    const char *kind;
+    json_t *v, *kinds = json_object_get(r, "kinds");
+    json_object_foreach(kinds, kind, v) {
+        printf("  %-24s %.4f of %lld\n", kind, num(v, "score"),
+               (long long)json_integer_value(json_object_get(v, "n")));
+    }
+}
+
+int verb_eval(int argc, char **argv) {
+    cli_common common = {0};
+    sq_eval_options o = {0};
+    const char *pos[1];
+    const cli_option options[] = {
+        {"--against", CLI_TEXT, &o.against, "MODEL  for KL and equal first choices"},
+        {"--text", CLI_TEXT, &o.text, "FILE  plain text: perplexity"},
+        {"--task", CLI_TEXT, &o.task, "FILE.jsonl  questions with an answer or a bbox"},
+        {"--window", CLI_INT, &o.window, "N  tokens a window (512)"},
+        {"--windows", CLI_INT, &o.windows, "K  windows at most"},
+        {"--samples", CLI_INT, &o.samples, "N  lines of the task at most"},
+        {"--min-accuracy", CLI_REAL, &o.min_accuracy, "X  limit; exit 1 below it"},
+        {"--min-iou", CLI_REAL, &o.min_iou, "X  limit; exit 1 below it"},
+        {"--max-kl", CLI_REAL, &o.max_kl, "X  limit; exit 1 above it"},
+        {"--max-perplexity", CLI_REAL, &o.max_perplexity, "X  limit; exit 1 above it"},
+        {NULL, CLI_FLAG, NULL, NULL},
+    };
+    int status = cli_parse("eval", argc, argv, options, pos, 1, 1, &common);
+    if (status >= 0) {
+        return status;
+    }
+    if ((o.text == NULL) == (o.task == NULL)) {
+        return cli_usage("eval: wanted one of --text FILE and --task FILE.jsonl");
+    }
+    sq_error err = {0};
+    char *report = NULL;
+    sq_status st = sq_eval(pos[0], &o, cli_progress(&common), &report, &err);
+    return cli_report(&common, report, st, &err, show_eval);
+}

@@ -1,0 +1,49 @@
+/* Calibrating, quantizing, verifying, evaluating: argument checks in front of quant/. */
+#include "api/api.h"
+#include "quant/quant.h"
+
+sq_status sq_quantize(const char *model, const char *out, const sq_quantize_options *options,
+                      const sq_progress *progress, char **report, sq_error *err) {
+    json_t *r = NULL;
+    sq_status st;
+    SQ_TRY(sq_need_arg(model, "model", err));
+    SQ_TRY(sq_need_arg(out, "out", err));
+    SQ_TRY(sq_need_arg(options, "options", err));
+    st = sq_quantize_run(model, out, options, progress, &r, err);
+fail:
+    return sq_report_text(r, report, st, err);
+}
+
+sq_status sq_calibrate(const char *model, const char *stats, const sq_quantize_options *options,
+                       const sq_progress *progress, char **report, sq_error *err) {
+    json_t *r = NULL;
+    sq_status st;
+    SQ_TRY(sq_need_arg(model, "model", err));
+    SQ_TRY(sq_need_arg(stats, "stats", err));
+    SQ_TRY(sq_need_arg(options, "options", err));
+    st = sq_calibrate_run(model, stats, options, progress, &r, err);
+fail:
+    return sq_report_text(r, report, st, err);
+}
+
+sq_status sq_verify(const char *out, const sq_verify_options *options, const sq_progress *progress,
+                    char **report, sq_error *err) {
+    json_t *r = NULL;
+    sq_status st;
+    SQ_TRY(sq_need_arg(out, "out", err));
+    SQ_TRY(sq_need_arg(options, "options", err));
+    st = sq_verify_run(out, options, progress, &r, err);
+fail:
+    return sq_report_text(r, report, st, err);
+}
+
+sq_status sq_eval(const char *model, const sq_eval_options *options, const sq_progress *progress,
+                  char **report, sq_error *err) {
+    json_t *r = NULL;
+    sq_status st;
+    SQ_TRY(sq_need_arg(model, "model", err));
+    SQ_TRY(sq_need_arg(options, "options", err));
+    st = sq_eval_run(model, options, progress, &r, err);
+fail:
+    return sq_report_text(r, report, st, err);
+}
