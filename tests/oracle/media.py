@@ -46,18 +46,22 @@ def write(folder: Path):
         path = folder / name
         if path.exists():  # encoders differ by version; the committed file is the fixture
             continue
-        with av.open(str(path), "w") as box:
-            stream = box.add_stream(codec, rate=fps)
-            stream.width, stream.height, stream.pix_fmt = w, h, fmt
-            stream.options = {"qp": "0"} if codec.endswith("rgb") else {"crf": "20"}
-            stream.codec_context.time_base = 1 / Fraction(fps)
-            stream.codec_context.thread_count = 1
-            for i in range(n):
-                frame = av.VideoFrame.from_ndarray(draw(h, w, seed, i), format="rgb24")
-                for packet in stream.encode(frame):
-                    box.mux(packet)
-            for packet in stream.encode():
+        write_clip(path, n, fps, h, w, seed, codec, fmt)
+
+
+def write_clip(path, n, fps, h, w, seed, codec, fmt):
+    with av.open(str(path), "w") as box:
+        stream = box.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt = w, h, fmt
+        stream.options = {"qp": "0"} if codec.endswith("rgb") else {"crf": "20"}
+        stream.codec_context.time_base = 1 / Fraction(fps)
+        stream.codec_context.thread_count = 1
+        for i in range(n):
+            frame = av.VideoFrame.from_ndarray(draw(h, w, seed, i), format="rgb24")
+            for packet in stream.encode(frame):
                 box.mux(packet)
+        for packet in stream.encode():
+            box.mux(packet)
 
 
 def read_clip(path):

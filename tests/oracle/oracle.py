@@ -62,11 +62,11 @@ class Oracle:
     picture.
     """
 
-    def __init__(self, folder, backend="pil"):
+    def __init__(self, folder, backend="pil", **load):
         self.folder = Path(folder)
         self.config = AutoConfig.from_pretrained(folder)
         self.model = model_class(self.config).from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager").eval()
+            folder, dtype=torch.float32, attn_implementation="eager", **load).eval()
         self.vlm = self.config.model_type in VLM
         self.double = None
         if self.vlm:
@@ -189,13 +189,18 @@ class Oracle:
         out = self.model.model.visual(item.pixels, grid_thw=torch.tensor([item.grid]))
         return out.pooler_output if hasattr(out, "pooler_output") else out
 
+    def eos(self):
+        eos = self.model.generation_config.eos_token_id
+        return set(eos if isinstance(eos, list) else [eos])
+
     @torch.no_grad()
-    def greedy(self, inputs, count, use_cache=True):
+    def greedy(self, inputs, count, use_cache=True, ignore_eos=False):
         """(new token ids, margin between the best two logits of every step)."""
         self._reset(self.model)
+        more = {"eos_token_id": -1, "pad_token_id": 0} if ignore_eos else {}
         out = self.model.generate(
             **inputs.kwargs, max_new_tokens=count, do_sample=False, use_cache=use_cache,
-            output_logits=True, return_dict_in_generate=True)
+            repetition_penalty=1.0, output_logits=True, return_dict_in_generate=True, **more)
         new = out.sequences[0, len(inputs.ids):].tolist()
         margins = []
         for step in out.logits:
