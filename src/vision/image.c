@@ -81,7 +81,7 @@ int sq_exif_orientation(const uint8_t *p, size_t n) {
 /* Where pixel (x, y) of the turned picture comes from. Orientations 5 to 8 swap the sides. */
 static void turn_rows(sq_image *to, const sq_image *from, int orientation) {
     int64_t w = from->width, h = from->height;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (w * h > 100000)
     for (int64_t y = 0; y < to->height; y++) {
         for (int64_t x = 0; x < to->width; x++) {
             int64_t sx = orientation >= 5 ? y : x, sy = orientation >= 5 ? x : y;

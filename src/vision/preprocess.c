@@ -142,7 +142,7 @@ void sq_patches_put(sq_pixels *out, const sq_preproc *p, const sq_value_lut *lut
                     const sq_image *im, int64_t frame, int64_t slots) {
     int64_t ps = p->patch_size, m = p->merge_size, tp = p->temporal_patch_size;
     int64_t t = frame / tp, slot = frame % tp, area = ps * ps;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (out->grid_h * out->grid_w * area > 50000)
     for (int64_t gy = 0; gy < out->grid_h; gy++) {
         for (int64_t gx = 0; gx < out->grid_w; gx++) {
             int64_t row = ((t * (out->grid_h / m) + gy / m) * (out->grid_w / m) + gx / m) * m * m +

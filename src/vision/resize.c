@@ -73,8 +73,7 @@ static sq_status axis_make(axis *a, int64_t in, int64_t out, sq_resize_kind kind
     a->weight = sq_alloc(n, sizeof *a->weight, "resize weights", err);
     if (w == NULL || a->first == NULL || a->weight == NULL) {
         sq_free(w);
-        axis_free(a);
-        return SQ_ENOMEM;
+        return SQ_ENOMEM; /* the caller frees the axis */
     }
     a->count = a->first + out;
     double largest = weigh(a, w);
@@ -91,7 +90,7 @@ static uint8_t clip8(int32_t v) { return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v
 
 static void pass_x(sq_image *to, const sq_image *from, const axis *a) {
     int32_t half = a->bits > 0 ? 1 << (a->bits - 1) : 0;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (to->width * to->height > 50000)
     for (int64_t y = 0; y < to->height; y++) {
         const uint8_t *line = from->rgb + y * from->width * 3;
         uint8_t *dst = to->rgb + y * to->width * 3;
@@ -131,7 +130,7 @@ static void strip_y(uint8_t *dst, const uint8_t *src, int64_t stride, const int3
 
 static void pass_y(sq_image *to, const sq_image *from, const axis *a) {
     int64_t stride = from->width * 3;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (to->width * to->height > 50000)
     for (int64_t y = 0; y < to->height; y++) {
         const uint8_t *src = from->rgb + a->first[y] * stride;
         for (int64_t x = 0; x < stride; x += STRIP) {
