@@ -199,7 +199,8 @@ def run_model(report, squint, model, work):
         compare(report, squint, oracle, f"{model.name}/{name}", model, messages, work)
         inputs = oracle.prepare(messages, work)
         if any(i.kind == "image" for i in inputs.media):
-            rel, _ = difference(oracle.logits(inputs), default.logits(default.prepare(messages, work)))
+            other = default.logits(default.prepare(messages, work))
+            rel, _ = difference(oracle.logits(inputs), other)
             report.note(f"transformers with its torchvision backend differs from its Pillow "
                         f"backend by {rel:.2e}")
     forced(report, squint, oracle, model)

@@ -18,7 +18,7 @@ class Spec:
     dtype: str              # F32, BF16, F16
     shards: int = 1
     template: str = ""      # where the chat template lives: jinja, json, tokenizer
-    processor: str = "old"  # old: published keys; new: size dict; video: + video file
+    processor: str = "old"  # old: published keys; video: and a video file; new: one file for all
     seed: int = 0
     head_gain: float = 3.0  # standard deviation of the logits, about
     extra: dict = field(default_factory=dict)
@@ -154,5 +154,8 @@ def preprocessor(spec):
     if spec.processor == "video":
         video["size"] = {"shortest_edge": 3136, "longest_edge": 200704}
         return {"preprocessor_config.json": old, "video_preprocessor_config.json": video}
-    return {"preprocessor_config.json": {
-        **common, "image_processor_type": "Qwen2VLImageProcessor", "processor_class": family}}
+    return {"processor_config.json": {
+        "image_processor": {**common, "image_processor_type": "Qwen2VLImageProcessor"},
+        "processor_class": family,
+        "video_processor": {**video, "do_sample_frames": True, "fps": 2.0,
+                            "max_video_tokens": 128000, "return_metadata": False}}}
