@@ -116,11 +116,11 @@ static int32_t char_id(const sq_tokenizer *t, tok_bpe *b, const char *s, size_t 
     }
     b->word.len = 0;
     if (!first) {
-        sq_buf_put(&b->word, t->prefix.p, t->prefix.n);
+        sq_text_put(&b->word, t->prefix.p, t->prefix.n);
     }
-    sq_buf_put(&b->word, s, k);
+    sq_text_put(&b->word, s, k);
     if (last) {
-        sq_buf_put(&b->word, t->suffix.p, t->suffix.n);
+        sq_text_put(&b->word, t->suffix.p, t->suffix.n);
     }
     return b->word.failed ? NO_ID : sq_tok_vocab(t, b->word.data, b->word.len);
 }
@@ -308,7 +308,7 @@ static int32_t whole_word(const sq_tokenizer *t, tok_bpe *b, const char *s, size
     char c[4];
     b->word.len = 0;
     for (size_t i = 0; i < n; i++) {
-        sq_buf_put(&b->word, c, sq_tok_byte_char((unsigned char)s[i], c));
+        sq_text_put(&b->word, c, sq_tok_byte_char((unsigned char)s[i], c));
     }
     return b->word.failed ? NO_ID : sq_tok_vocab(t, b->word.data, b->word.len);
 }
@@ -468,8 +468,8 @@ static sq_status load_merge(sq_tokenizer *t, const json_t *v, size_t rank, sq_bu
     }
     tmp->len = 0;
     size_t cut = t->prefix.n <= b.n ? t->prefix.n : 0;
-    sq_buf_put(tmp, a.p, a.n);
-    sq_buf_put(tmp, b.p + cut, b.n - cut);
+    sq_text_put(tmp, a.p, a.n);
+    sq_text_put(tmp, b.p + cut, b.n - cut);
     if (tmp->failed) {
         return sq_fail_nomem(err, "a merge", a.n + b.n);
     }

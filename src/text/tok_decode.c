@@ -53,11 +53,11 @@ static void put_byte_level(sq_buf *out, tok_str s) {
         int b = sq_tok_char_byte(cp);
         if (b < 0) {
             out->len = start;
-            sq_buf_put(out, s.p, s.n);
+            sq_text_put(out, s.p, s.n);
             return;
         }
         char c = (char)b;
-        sq_buf_put(out, &c, 1);
+        sq_text_put(out, &c, 1);
     }
 }
 
@@ -83,11 +83,11 @@ static int byte_token(tok_str s) {
 /* A run of byte tokens: its text when it is UTF-8, otherwise one U+FFFD a byte. */
 static void put_byte_run(sq_buf *out, const char *s, size_t n) {
     if (sq_utf8_valid(s, n) == n) {
-        sq_buf_put(out, s, n);
+        sq_text_put(out, s, n);
         return;
     }
     for (size_t i = 0; i < n; i++) {
-        sq_buf_put(out, replacement, 3);
+        sq_text_put(out, replacement, 3);
     }
 }
 
@@ -96,12 +96,12 @@ static sq_status put_replaced(const tok_step *st, tok_match *m, tok_str s, sq_bu
     size_t at = 0, from = 0, a, b;
     int rc;
     while ((rc = sq_tok_find(m, st, s.p, s.n, from, &a, &b, err)) > 0) {
-        sq_buf_put(out, s.p + at, a - at);
-        sq_buf_put(out, st->content.p, st->content.n);
+        sq_text_put(out, s.p + at, a - at);
+        sq_text_put(out, st->content.p, st->content.n);
         at = b;
         from = b > a ? b : b < s.n ? b + sq_utf8_len(s.p[b]) : b + 1;
     }
-    sq_buf_put(out, s.p + at, s.n - at);
+    sq_text_put(out, s.p + at, s.n - at);
     return rc < 0 ? rc : SQ_OK;
 }
 
@@ -110,11 +110,11 @@ static void put_unspaced(const tok_step *st, tok_str s, int first, sq_buf *out) 
     for (size_t i = 0; i < s.n;) {
         if (s.n - i >= r.n && memcmp(s.p + i, r.p, r.n) == 0) {
             if (!first || st->prepend == TOK_NEVER) {
-                sq_buf_put(out, " ", 1);
+                sq_text_put(out, " ", 1);
             }
             i += r.n;
         } else {
-            sq_buf_put(out, s.p + i, 1);
+            sq_text_put(out, s.p + i, 1);
             i++;
         }
     }
@@ -135,7 +135,7 @@ static void put_stripped(const tok_step *st, tok_str s, sq_buf *out) {
         }
         s.n -= c.n;
     }
-    sq_buf_put(out, s.p, s.n);
+    sq_text_put(out, s.p, s.n);
 }
 
 /* Steps that look at one token only. */
@@ -168,7 +168,7 @@ static sq_status byte_fallback(const parts *in, parts *out, sq_error *err) {
         int b = i < in->n ? byte_token(part(in, i)) : -1;
         if (b >= 0) {
             char c = (char)b;
-            sq_buf_put(&run, &c, 1);
+            sq_text_put(&run, &c, 1);
             continue;
         }
         if (run.len > 0) {
@@ -178,7 +178,7 @@ static sq_status byte_fallback(const parts *in, parts *out, sq_error *err) {
         }
         if (st == SQ_OK && i < in->n) {
             tok_str s = part(in, i);
-            sq_buf_put(&out->text, s.p, s.n);
+            sq_text_put(&out->text, s.p, s.n);
             st = end_part(out, err);
         }
     }
@@ -197,7 +197,7 @@ static sq_status chain_step(const tok_step *step, tok_match *m, const parts *in,
     case TOK_BYTE_FALLBACK:
         return byte_fallback(in, out, err);
     case TOK_FUSE:
-        sq_buf_put(&out->text, in->text.data, in->text.len);
+        sq_text_put(&out->text, in->text.data, in->text.len);
         return end_part(out, err);
     case TOK_BYTELEVEL:
         for (size_t i = 0; i < in->n; i++) {
@@ -230,9 +230,9 @@ sq_status sq_tokenizer_decode(const sq_tokenizer *t, const int32_t *ids, size_t 
             continue;
         }
         if (!t->has_dec && a.n > 0) {
-            sq_buf_put(&a.text, " ", 1);
+            sq_text_put(&a.text, " ", 1);
         }
-        sq_buf_put(&a.text, t->text[ids[i]].p, t->text[ids[i]].n);
+        sq_text_put(&a.text, t->text[ids[i]].p, t->text[ids[i]].n);
         SQ_TRY(end_part(&a, err));
     }
     for (size_t i = 0; i < t->dec.n && a.n > 0; i++) {
@@ -247,7 +247,7 @@ sq_status sq_tokenizer_decode(const sq_tokenizer *t, const int32_t *ids, size_t 
         a = b;
         b = swap;
     }
-    sq_buf_put(out, a.text.data, a.text.len);
+    sq_text_put(out, a.text.data, a.text.len);
     if (a.text.failed || out->failed) {
         st = sq_fail_nomem(err, "text", a.text.len);
     }
@@ -285,7 +285,7 @@ static void flush_bytes(sq_detok *d, int all, sq_buf *out) {
     const char *s = d->pending.data;
     while (i < n) {
         size_t ok = sq_utf8_valid(s + i, n - i);
-        sq_buf_put(out, s + i, ok);
+        sq_text_put(out, s + i, ok);
         i += ok;
         if (i == n) {
             break;
@@ -296,7 +296,7 @@ static void flush_bytes(sq_detok *d, int all, sq_buf *out) {
         if (bad == 2 && !all) {
             break;
         }
-        sq_buf_put(out, replacement, 3);
+        sq_text_put(out, replacement, 3);
         i += k;
     }
     if (i > 0) {
@@ -320,7 +320,7 @@ static void emit(const sq_tokenizer *t, sq_detok *d, tok_str s, sq_buf *out) {
             s.n -= c.n;
         }
     }
-    sq_buf_put(out, s.p, s.n);
+    sq_text_put(out, s.p, s.n);
 }
 
 static void flush_run(const sq_tokenizer *t, sq_detok *d, sq_buf *out) {
@@ -341,9 +341,9 @@ static sq_status push_piece(const sq_tokenizer *t, sq_detok *d, int32_t id, sq_b
     sq_status st = SQ_OK;
     int fallback = 0, first = d->seen++ == 0;
     if (!t->has_dec && !first) {
-        sq_buf_put(out, " ", 1);
+        sq_text_put(out, " ", 1);
     }
-    sq_buf_put(&a, t->text[id].p, t->text[id].n);
+    sq_text_put(&a, t->text[id].p, t->text[id].n);
     for (size_t i = 0; st == SQ_OK && i < t->dec.n; i++) {
         const tok_step *step = &t->dec.step[i];
         fallback |= step->kind == TOK_BYTE_FALLBACK;
@@ -360,7 +360,7 @@ static sq_status push_piece(const sq_tokenizer *t, sq_detok *d, int32_t id, sq_b
     int byte = fallback ? byte_token(s) : -1;
     if (byte >= 0) {
         char c = (char)byte;
-        sq_buf_put(&d->pending, &c, 1);
+        sq_text_put(&d->pending, &c, 1);
     } else if (st == SQ_OK) {
         flush_run(t, d, out);
         emit(t, d, s, out);

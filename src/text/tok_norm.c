@@ -18,7 +18,7 @@ static int is_ascii(const char *s, size_t n) {
 
 static sq_status unicode_form(tok_kind kind, const sq_buf *in, sq_buf *out, sq_error *err) {
     if (is_ascii(in->data, in->len)) {
-        sq_buf_put(out, in->data, in->len);
+        sq_text_put(out, in->data, in->len);
         return SQ_OK;
     }
     int opt = UTF8PROC_STABLE;
@@ -31,7 +31,7 @@ static sq_status unicode_form(tok_kind kind, const sq_buf *in, sq_buf *out, sq_e
         return sq_fail(err, n == UTF8PROC_ERROR_NOMEM ? SQ_ENOMEM : SQ_EFORMAT,
                        "cannot normalize the text; %s", utf8proc_errmsg(n));
     }
-    sq_buf_put(out, p, (size_t)n);
+    sq_text_put(out, p, (size_t)n);
     free(p);
     return SQ_OK;
 }
@@ -54,7 +54,7 @@ static void strip(const tok_step *st, const sq_buf *in, sq_buf *out) {
         }
         b = k;
     }
-    sq_buf_put(out, in->data + a, b - a);
+    sq_text_put(out, in->data + a, b - a);
 }
 
 /* Mn, Mc or Me: what StripAccents drops. */
@@ -70,7 +70,7 @@ static void each_char(const tok_step *st, const sq_buf *in, sq_buf *out) {
         if (st->kind == TOK_LOWERCASE) {
             sq_uc_lower(out, cp);
         } else if (!is_mark(cp)) {
-            sq_buf_put(out, in->data + i, k);
+            sq_text_put(out, in->data + i, k);
         }
         i += k;
     }
@@ -87,12 +87,12 @@ static sq_status replace(const tok_step *st, tok_match *m, const sq_buf *in, sq_
         if (rc == 0) {
             break;
         }
-        sq_buf_put(out, in->data + at, a - at);
-        sq_buf_put(out, st->content.p, st->content.n);
+        sq_text_put(out, in->data + at, a - at);
+        sq_text_put(out, st->content.p, st->content.n);
         at = b;
         from = b > a ? b : b < in->len ? b + sq_utf8_len(in->data[b]) : b + 1;
     }
-    sq_buf_put(out, in->data + at, in->len - at);
+    sq_text_put(out, in->data + at, in->len - at);
     return SQ_OK;
 }
 
@@ -113,14 +113,14 @@ static sq_status apply(const tok_step *st, tok_match *m, const sq_buf *in, sq_bu
         each_char(st, in, out);
         return SQ_OK;
     case TOK_PREPEND:
-        sq_buf_put(out, st->content.p, st->content.n);
-        sq_buf_put(out, in->data, in->len);
+        sq_text_put(out, st->content.p, st->content.n);
+        sq_text_put(out, in->data, in->len);
         return SQ_OK;
     case TOK_REPLACE:
         return replace(st, m, in, out, err);
     case TOK_BYTELEVEL:
         for (size_t i = 0; i < in->len; i++) {
-            sq_buf_put(out, b, sq_tok_byte_char((unsigned char)in->data[i], b));
+            sq_text_put(out, b, sq_tok_byte_char((unsigned char)in->data[i], b));
         }
         return SQ_OK;
     default:

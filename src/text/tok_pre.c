@@ -134,16 +134,16 @@ static void put_metaspace(const tok_step *step, const char *s, size_t n, int fir
     const tok_str *r = &step->pattern;
     int starts = n > 0 && (s[0] == ' ' || (n >= r->n && memcmp(s, r->p, r->n) == 0));
     if (!starts && (step->prepend == TOK_ALWAYS || (step->prepend == TOK_FIRST && first))) {
-        sq_buf_put(out, r->p, r->n);
+        sq_text_put(out, r->p, r->n);
     }
     while (n > 0) {
         const char *sp = memchr(s, ' ', n);
         size_t k = sp == NULL ? n : (size_t)(sp - s);
-        sq_buf_put(out, s, k);
+        sq_text_put(out, s, k);
         s += k;
         n -= k;
         if (n > 0) {
-            sq_buf_put(out, r->p, r->n);
+            sq_text_put(out, r->p, r->n);
             s++;
             n--;
         }
@@ -155,9 +155,9 @@ static void put_prefix_space(const tok_step *step, const char *s, size_t n, int 
     (void)step;
     (void)first;
     if (n > 0 && s[0] != ' ') {
-        sq_buf_put(out, " ", 1);
+        sq_text_put(out, " ", 1);
     }
-    sq_buf_put(out, s, n);
+    sq_text_put(out, s, n);
 }
 
 static void put_bytes(const tok_step *step, const char *s, size_t n, int first, sq_buf *out) {
@@ -165,7 +165,7 @@ static void put_bytes(const tok_step *step, const char *s, size_t n, int first, 
     (void)first;
     char b[4];
     for (size_t i = 0; i < n; i++) {
-        sq_buf_put(out, b, sq_tok_byte_char((unsigned char)s[i], b));
+        sq_text_put(out, b, sq_tok_byte_char((unsigned char)s[i], b));
     }
 }
 

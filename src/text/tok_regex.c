@@ -56,7 +56,7 @@ static size_t put_escape(sq_buf *b, const char *p, size_t n, int in_class) {
         sq_buf_printf(b, "\\x{%.4s}", p + 2);
         return 6;
     default:
-        sq_buf_put(b, p, 2);
+        sq_text_put(b, p, 2);
         return 2;
     }
     sq_buf_printf(b, in_class ? "%s" : "[%s]", body);
@@ -91,7 +91,7 @@ static sq_status translate(sq_buf *b, const char *p, size_t n, const char *where
         } else if (p[i] == ']' && depth > 0) {
             depth--;
         }
-        sq_buf_put(b, p + i, 1);
+        sq_text_put(b, p + i, 1);
         i++;
     }
     return b->failed ? sq_fail_nomem(err, "a regex", n) : SQ_OK;

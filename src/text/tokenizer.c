@@ -215,7 +215,7 @@ static sq_status scan(enc *e, const tok_trie *tr, const char *s, size_t n, int f
 static sq_status raw_segment(enc *e, const char *s, size_t n, int first) {
     if (e->t->norm.n > 0) {
         e->norm.len = 0;
-        sq_buf_put(&e->norm, s, n);
+        sq_text_put(&e->norm, s, n);
         if (e->norm.failed) {
             return sq_fail_nomem(e->err, "text", n);
         }
@@ -408,7 +408,7 @@ static sq_status build_tries(sq_tokenizer *t, sq_error *err) {
             continue;
         }
         text.len = 0;
-        sq_buf_put(&text, a->text.p, a->text.n);
+        sq_text_put(&text, a->text.p, a->text.n);
         st = text.failed ? sq_fail_nomem(err, "an added token", a->text.n)
                          : sq_tok_normalize(&t->norm, &m, &text, &spare, err);
         if (st == SQ_OK) {

@@ -5,6 +5,25 @@
 
 #include <string.h>
 
+void sq_text_room(sq_buf *b, size_t n) {
+    size_t need, cap = b->cap < 64 ? 64 : b->cap;
+    if (b->failed || !sq_add(b->len, n, &need) || !sq_add(need, 1, &need)) {
+        return; /* sq_buf_put marks the failure */
+    }
+    while (cap < need) {
+        cap = cap > SIZE_MAX / 2 ? need : cap * 2;
+    }
+    void *p = b->data;
+    if (cap > b->cap) {
+        if (sq_grow(&p, b->len, cap, 1, "a text", NULL) != SQ_OK) {
+            b->failed = 1;
+            return;
+        }
+        b->data = p;
+        b->cap = cap;
+    }
+}
+
 size_t sq_utf8_next(const char *s, size_t n, uint32_t *cp, int *bad) {
     const unsigned char *p = (const unsigned char *)s;
     *bad = 0;
@@ -99,13 +118,13 @@ size_t sq_utf8_valid(const char *s, size_t n) {
 void sq_utf8_repair(sq_buf *out, const char *s, size_t n) {
     for (size_t i = 0; i < n;) {
         size_t ok = sq_utf8_valid(s + i, n - i);
-        sq_buf_put(out, s + i, ok);
+        sq_text_put(out, s + i, ok);
         i += ok;
         if (i < n) {
             uint32_t cp;
             int bad;
             i += sq_utf8_next(s + i, n - i, &cp, &bad);
-            sq_buf_put(out, "\xef\xbf\xbd", 3);
+            sq_text_put(out, "\xef\xbf\xbd", 3);
         }
     }
 }
@@ -152,8 +171,8 @@ int sq_uc_word(uint32_t cp) {
 void sq_uc_lower(sq_buf *out, uint32_t cp) {
     char b[4];
     if (cp == 0x130) {
-        sq_buf_put(out, "i\xcc\x87", 3);
+        sq_text_put(out, "i\xcc\x87", 3);
         return;
     }
-    sq_buf_put(out, b, sq_utf8_put(b, (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp)));
+    sq_text_put(out, b, sq_utf8_put(b, (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp)));
 }

@@ -2,7 +2,23 @@
 #ifndef SQ_TEXT_UTF8_H
 #define SQ_TEXT_UTF8_H
 
+#include <string.h>
+
 #include "base/mem.h"
+
+/* As sq_buf_put, in line and with room doubled, so that a text of many small pieces costs its
+ * length. */
+void sq_text_room(sq_buf *b, size_t n);
+static inline void sq_text_put(sq_buf *b, const void *p, size_t n) {
+    if (b->cap <= b->len || b->cap - b->len <= n) {
+        sq_text_room(b, n);
+        sq_buf_put(b, p, n);
+    } else if (n > 0 && !b->failed) {
+        memcpy(b->data + b->len, p, n);
+        b->len += n;
+        b->data[b->len] = '\0';
+    }
+}
 
 /* Reads one character of s[0..n), n > 0, and returns its length in bytes. A broken sequence gives
  * U+FFFD for its longest valid prefix (at least one byte), as Python's errors="replace" and WHATWG
