@@ -5,6 +5,7 @@
 #include <libavcodec/avcodec.h>
 #include <libavformat/avformat.h>
 #include <libavutil/display.h>
+#include <libavutil/opt.h>
 #include <libavutil/pixdesc.h>
 #include <libswscale/swscale.h>
 #include <math.h>
@@ -26,6 +27,7 @@ typedef struct clip {
     AVPacket *packet;
     AVFrame *frame, *rgb;
     struct SwsContext *sws;
+    int sws_format, sws_width, sws_height;
     int stream, flushing, orientation;
     int64_t total; /* frames */
     double fps;
@@ -244,23 +246,64 @@ static sq_status next_frame(clip *c, int *end) {
     }
 }
 
-/* swscale as PyAV's reformat: bilinear, coefficients and range of the frame. */
-static sq_status convert(clip *c, sq_image *out) {
+/* Where chroma samples lie, in 1/256 of a luma sample; newer swscale takes it from the frame. */
+static void set_siting(struct SwsContext *sws, const AVFrame *f) {
+    const AVPixFmtDescriptor *d = av_pix_fmt_desc_get(f->format);
+    int loc = f->chroma_location, x = 128, y = 128;
+    if (d == NULL) {
+        return;
+    }
+    if (loc > AVCHROMA_LOC_UNSPECIFIED && loc < AVCHROMA_LOC_NB) {
+        x = (loc - 1) & 1 ? 128 : 0;
+        y = loc >= AVCHROMA_LOC_BOTTOMLEFT ? 256 : loc >= AVCHROMA_LOC_TOPLEFT ? 0 : 128;
+    }
+    av_opt_set_int(sws, "src_h_chr_pos", d->log2_chroma_w ? x : -513, 0);
+    av_opt_set_int(sws, "src_v_chr_pos", d->log2_chroma_h ? y : -513, 0);
+}
+
+/* swscale as PyAV's reformat: bilinear; coefficients, range and siting of the frame. */
+static sq_status open_scaler(clip *c) {
     const AVFrame *f = c->frame;
     int *inv, *table, src_range, dst_range, brightness, contrast, saturation;
-    c->sws = sws_getCachedContext(c->sws, f->width, f->height, f->format, f->width, f->height,
-                                  AV_PIX_FMT_RGB24, SWS_BILINEAR, NULL, NULL, NULL);
+    c->sws = sws_alloc_context();
     if (c->sws == NULL) {
+        return sq_fail_nomem(c->err, "colour conversion", 0);
+    }
+    av_opt_set_int(c->sws, "srcw", f->width, 0);
+    av_opt_set_int(c->sws, "srch", f->height, 0);
+    av_opt_set_int(c->sws, "dstw", f->width, 0);
+    av_opt_set_int(c->sws, "dsth", f->height, 0);
+    av_opt_set_int(c->sws, "src_format", f->format, 0);
+    av_opt_set_int(c->sws, "dst_format", AV_PIX_FMT_RGB24, 0);
+    av_opt_set_int(c->sws, "sws_flags", SWS_BILINEAR, 0);
+    set_siting(c->sws, f);
+    if (sws_init_context(c->sws, NULL, NULL) < 0) {
+        const char *name = av_get_pix_fmt_name(f->format);
         return sq_fail(c->err, SQ_EUNSUPPORTED,
-                       "%s: pixel format; got %s, wanted one that FFmpeg "
-                       "converts to RGB",
-                       c->path, av_get_pix_fmt_name(f->format));
+                       "%s: pixel format; got %s, wanted one that FFmpeg converts to RGB", c->path,
+                       name ? name : "none");
     }
     if (sws_getColorspaceDetails(c->sws, &inv, &src_range, &table, &dst_range, &brightness,
                                  &contrast, &saturation) >= 0) {
         src_range |= f->color_range == AVCOL_RANGE_JPEG;
         sws_setColorspaceDetails(c->sws, sws_getCoefficients(f->colorspace), src_range, table,
                                  dst_range, brightness, contrast, saturation);
+    }
+    c->sws_format = f->format;
+    c->sws_width = f->width;
+    c->sws_height = f->height;
+    return SQ_OK;
+}
+
+static sq_status convert(clip *c, sq_image *out) {
+    const AVFrame *f = c->frame;
+    if (c->sws == NULL || c->sws_format != f->format || c->sws_width != f->width ||
+        c->sws_height != f->height) {
+        sws_freeContext(c->sws);
+        sq_status made = open_scaler(c);
+        if (made != SQ_OK) {
+            return made;
+        }
     }
     if (c->rgb->width != f->width || c->rgb->height != f->height) {
         av_frame_unref(c->rgb);

@@ -109,7 +109,8 @@ static void images(void **state) {
     json_decref(v);
 }
 
-/* Colour conversion is FFmpeg's, whose versions differ by a level: 2 of 255 steps of the largest.
+/* Colour conversion is FFmpeg's, equal in the versions tried (5.1 and 8), but not promised: 1 of
+ * 255 steps.
  */
 static void videos(void **state) {
     (void)state;
@@ -124,7 +125,7 @@ static void videos(void **state) {
         if (sq_pixels_video_file(&px, &p, golden(sq_json_str(e, "file", "")), &err) != SQ_OK) {
             fail_msg("%s", err.text);
         }
-        compare(&px, e, 2.01 / 255 / 0.26);
+        compare(&px, e, 1.01 / 255 / 0.26);
         assert_int_equal(px.frames, json_array_size(json_object_get(e, "indices")));
         assert_true(fabs(px.second_per_grid - sq_json_num(e, "second_per_grid", NAN)) < 1e-12);
         sq_pixels_free(&px);
