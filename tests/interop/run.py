@@ -159,7 +159,7 @@ def run_fixtures(report, squint):
 
 def draw_media(work):
     """Larger pictures of odd sizes and a lossless clip, for the embedded model. No height shrinks
-    while its width grows (Pillow 13 swaps its passes there)."""
+    much more than its width (Pillow 13 swaps its passes there)."""
     from PIL import Image
     for name, h, w, seed in (("a.png", 150, 207, 7), ("b.png", 187, 93, 8), ("c.png", 112, 140, 9)):
         Image.fromarray(media.draw(h, w, seed)).save(work / name)
