@@ -34,11 +34,19 @@ void sq_conversation_close(sq_conversation **pc) {
     *pc = NULL;
 }
 
+/* The same id at the same position: after a long video generated tokens stand elsewhere than in a
+ * new prompt. */
+static int same_token(const sq_seq *s, const sq_prompt *p, int64_t i) {
+    const sq_positions *a = &s->positions, *b = &p->positions;
+    return s->ids.data[i] == p->ids.data[i] && a->p[0][i] == b->p[0][i] &&
+           a->p[1][i] == b->p[1][i] && a->p[2][i] == b->p[2][i];
+}
+
 /* Tokens that cache and prompt share: equal ids, equal pictures; never ends inside a picture, and
  * leaves at least one token to feed. */
 static int64_t common_prefix(const sq_conversation *c, const sq_prompt *p) {
     int64_t have = c->seq.kv.tokens, n = (int64_t)p->ids.len, same = 0;
-    while (same < have && same < n && c->seq.ids.data[same] == p->ids.data[same]) {
+    while (same < have && same < n && same_token(&c->seq, p, same)) {
         same++;
     }
     if (same >= n) {
@@ -93,7 +101,7 @@ static sq_status prefill(sq_conversation *c, const sq_prompt *p, int reuse, int6
     if (p->ids.len == 0) {
         return sq_fail(err, SQ_EARG, "the prompt is empty; wanted at least one token");
     }
-    sq_seq_truncate(&c->seq, keep, p->positions.p[0][keep]);
+    sq_seq_truncate(&c->seq, keep);
     /* A slot that is cut away must not be matched again if the feed fails. */
     size_t kept = 0;
     while (kept < c->n_slots && c->slots[kept].start + c->slots[kept].count <= keep) {
@@ -276,7 +284,7 @@ fail:
 
 sq_status sq_conversation_logits(sq_conversation *c, const sq_prompt *prompt, sq_logits_fn each,
                                  void *user, sq_error *err) {
-    sq_seq_truncate(&c->seq, 0, 0);
+    sq_seq_truncate(&c->seq, 0);
     c->n_slots = 0;
     return sq_seq_feed(&c->seq, prompt, 0, 0, each, user, err);
 }

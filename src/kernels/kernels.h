@@ -102,6 +102,9 @@ sq_status sq_kernels_select(const char *mask, sq_error *err);
 size_t sq_kernels_available(const sq_kernels **tables, size_t max);
 /* Space-separated CPU flags that matter here. */
 const char *sq_cpu_flags(void);
+/* Measured on the spot: bytes read a second by all threads, and GFLOP/s of an f32 product. */
+double sq_measure_bandwidth(void);
+double sq_measure_sgemm(void);
 void sq_set_threads(int n); /* 0: all */
 int sq_threads(void);
 

@@ -274,13 +274,9 @@ static sq_status append_ids(sq_ids *ids, int32_t id, int64_t count, sq_error *er
     return SQ_OK;
 }
 
-sq_status sq_ids_push(sq_ids *ids, int32_t id, sq_error *err) {
-    return append_ids(ids, id, 1, err);
-}
-
 sq_status sq_prompt_append(sq_prompt *p, int32_t id, sq_error *err) {
     sq_status st = sq_ids_push(&p->ids, id, err);
-    return st == SQ_OK ? sq_positions_text(&p->positions, 1, err) : st;
+    return st == SQ_OK ? sq_positions_generated(&p->positions, err) : st;
 }
 
 /* Index of the next picture of this kind at or after `from`; n when there is none. */

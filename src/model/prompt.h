@@ -33,7 +33,7 @@ typedef struct sq_prompt {
     sq_ids ids; /* with placeholders expanded */
     sq_slot *slots;
     size_t n_slots;
-    sq_positions positions; /* [3][ids.len] and the rope state after them */
+    sq_positions positions; /* [3][ids.len] */
     int64_t
         *segments; /* assistant spans [start, end) pairs, for calibration weights; may be NULL */
     size_t n_segments;
@@ -52,10 +52,8 @@ sq_status sq_prompt_text(sq_prompt *out, const sq_frontend *f, const char *text,
                          sq_error *err);
 sq_status sq_prompt_tokens(sq_prompt *out, const sq_frontend *f, const int32_t *ids, size_t n,
                            sq_error *err);
-/* One more text token at the end. */
+/* One generated token at the end. */
 sq_status sq_prompt_append(sq_prompt *p, int32_t id, sq_error *err);
 void sq_prompt_free(sq_prompt *p);
-/* Appends to a list of ids. */
-sq_status sq_ids_push(sq_ids *ids, int32_t id, sq_error *err);
 
 #endif

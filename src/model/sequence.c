@@ -156,7 +156,7 @@ fail:
 
 sq_status sq_seq_feed(sq_seq *s, const sq_prompt *p, int64_t from, int64_t chunk, sq_logits_fn each,
                       void *user, sq_error *err) {
-    int64_t n = (int64_t)p->ids.len, before = s->kv.tokens, next = s->positions.next;
+    int64_t n = (int64_t)p->ids.len, before = s->kv.tokens;
     if (from != before || from >= n) {
         return sq_fail(err, SQ_EARG,
                        "nothing to feed; got a prompt of %lld tokens with %lld of %lld in "
@@ -171,41 +171,40 @@ sq_status sq_seq_feed(sq_seq *s, const sq_prompt *p, int64_t from, int64_t chunk
     for (int64_t at = from; at < n; at += chunk) {
         SQ_TRY(feed_chunk(s, p, &f, at, n - at < chunk ? n - at : chunk, each, user, err));
     }
+    SQ_TRY(sq_positions_copy(&s->positions, &p->positions, from, n - from, err));
     SQ_TRY(remember(s, p->ids.data + from, n - from, err));
-    s->positions.next = p->positions.next;
 fail:
     sq_free(f.rows);
     if (st != SQ_OK) {
-        sq_kv_truncate(&s->kv, before);
-        s->positions.next = next;
+        sq_seq_truncate(s, before);
     }
     return st;
 }
 
 sq_status sq_seq_push(sq_seq *s, int32_t id, sq_error *err) {
-    int32_t at = (int32_t)s->positions.next;
-    const int32_t *pos[3] = {&at, &at, &at};
     int64_t before = s->kv.tokens;
     sq_status st;
     SQ_TRY(check_room(s, 1, err));
     SQ_TRY(need_rows(s, 1, err));
+    SQ_TRY(sq_positions_generated(&s->positions, err));
+    const int32_t *pos[3] = {s->positions.p[0] + before, s->positions.p[1] + before,
+                             s->positions.p[2] + before};
     sq_embed(s->net, &id, 1, s->h);
     SQ_TRY(sq_text_forward(s->net, s->work, &s->kv, pos, s->h, 1, err));
     SQ_TRY(sq_logits(s->net, s->work, s->h, 1, s->logits, err));
     SQ_TRY(remember(s, &id, 1, err));
-    s->positions.next++;
     return SQ_OK;
 fail:
-    sq_kv_truncate(&s->kv, before);
+    sq_seq_truncate(s, before);
     return st;
 }
 
-void sq_seq_truncate(sq_seq *s, int64_t n, int64_t next) {
+void sq_seq_truncate(sq_seq *s, int64_t n) {
     sq_kv_truncate(&s->kv, n);
+    sq_positions_truncate(&s->positions, n);
     if ((size_t)n < s->ids.len) {
         s->ids.len = (size_t)n;
     }
-    s->positions.next = next;
 }
 
 int32_t sq_argmax(const float *x, int64_t n) {

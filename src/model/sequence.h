@@ -10,7 +10,7 @@ typedef struct sq_seq {
     sq_work *work;
     sq_kv kv;
     sq_ids ids;             /* what is in the cache */
-    sq_positions positions; /* of those tokens; .next is the rope state */
+    sq_positions positions; /* of those tokens: the rope state */
     float *logits;          /* [vocab] of the last token fed */
     float *h;               /* scratch for a chunk, owned */
     int64_t h_cap;
@@ -33,9 +33,8 @@ sq_status sq_seq_feed(sq_seq *s, const sq_prompt *prompt, int64_t from, int64_t 
                       sq_logits_fn each, void *user, sq_error *err);
 /* Feeds one generated text token. */
 sq_status sq_seq_push(sq_seq *s, int32_t id, sq_error *err);
-/* Forgets tokens from n on (n at the end of a whole slot or in text); `next` is the rope state
- * there. */
-void sq_seq_truncate(sq_seq *s, int64_t n, int64_t next);
+/* Forgets tokens from n on. */
+void sq_seq_truncate(sq_seq *s, int64_t n);
 int32_t sq_argmax(const float *x,
                   int64_t n); /* first of equals; NaN never wins; -1 when all are NaN */
 int sq_is_eos(const sq_config *c, int32_t id);

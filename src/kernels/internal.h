@@ -1,0 +1,49 @@
+/* What the files of this folder share: the table rows, the layout of packed weights, per-thread
+ * scratch. */
+#ifndef SQ_KERNELS_INTERNAL_H
+#define SQ_KERNELS_INTERNAL_H
+
+#include "base/mem.h"
+#include "kernels/kernels.h"
+
+/* CPU features as bits; an ISA row needs a set of them. */
+enum {
+    SQ_CPU_AVX2 = 1 << 0,
+    SQ_CPU_FMA = 1 << 1,
+    SQ_CPU_F16C = 1 << 2,
+    SQ_CPU_AVX512 = 1 << 3, /* F, BW, DQ, VL and the OS saves the registers */
+    SQ_CPU_AVX512_VNNI = 1 << 4,
+    SQ_CPU_AVX512_BF16 = 1 << 5,
+    SQ_CPU_AVX_VNNI = 1 << 6,
+};
+unsigned sq_cpu_detect(void);
+
+/* Each fills the slots that the ISA does better. */
+void sq_kernels_init_c(sq_kernels *k);
+void sq_kernels_init_avx2(sq_kernels *k);
+void sq_kernels_init_avx512(sq_kernels *k);
+
+/* Layout of packed codes: a row is ceil(k_padded / 128) chunks. 4-bit: 64 bytes a chunk, read as 16
+ * 32-bit lanes; nibble j of lane i is column 16 j + i of the chunk. 8-bit: 128 bytes a chunk,
+ * column after column. Codes beyond k_padded are 0, and x is 0 there. */
+enum { SQ_CHUNK_COLUMNS = 128 };
+
+static inline int64_t sq_weight_chunks(const sq_weight *w) {
+    return (w->k_padded + SQ_CHUNK_COLUMNS - 1) / SQ_CHUNK_COLUMNS;
+}
+static inline int64_t sq_weight_groups(const sq_weight *w) { return w->k_padded / w->group; }
+static inline const uint8_t *sq_weight_row(const sq_weight *w, int64_t row) {
+    int64_t chunk = w->kind == SQ_W_Q4 ? 64 : 128;
+    return (const uint8_t *)w->data + row * sq_weight_chunks(w) * chunk;
+}
+
+/* C = alpha A op(B) + beta C on the calling thread alone (oneDNN), row-major. The one place that
+ * knows its API. */
+void sq_sgemm_serial(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,
+                     const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
+                     int64_t ldc);
+
+/* At least n floats of the calling thread's own scratch `slot` (0..2), or NULL. */
+float *sq_thread_scratch(int slot, size_t n);
+
+#endif

@@ -1,0 +1,118 @@
+/* AVX2 with FMA and F16C. */
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/internal.h"
+
+#define V __m256
+#define VN 8
+#define v_load(p) _mm256_loadu_ps(p)
+#define v_store(p, x) _mm256_storeu_ps(p, x)
+#define v_set1 _mm256_set1_ps
+#define v_add _mm256_add_ps
+#define v_sub _mm256_sub_ps
+#define v_mul _mm256_mul_ps
+#define v_div _mm256_div_ps
+#define v_max _mm256_max_ps
+#define v_min _mm256_min_ps
+#define v_fma _mm256_fmadd_ps
+#define v_round(x) _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define v_f16(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p)))
+#define v_bf16(p)                                                                                  \
+    _mm256_castsi256_ps(_mm256_slli_epi32(                                                         \
+        _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))), 16))
+/* NaN compares false and passes through. */
+#define v_zero_below(x, lo, y) _mm256_and_ps(_mm256_cmp_ps(x, lo, _CMP_NLT_UQ), y)
+
+static inline __m256i part(int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#define v_load_part(p, n) _mm256_maskload_ps(p, part(n))
+#define v_store_part(p, x, n) _mm256_maskstore_ps(p, part(n), x)
+
+static inline __m256 v_scale2(__m256 x, __m256 n) {
+    /* In two halves, so that the exponents at both ends stay representable. */
+    __m256i e = _mm256_cvtps_epi32(n), h = _mm256_srai_epi32(e, 1), bias = _mm256_set1_epi32(127);
+    __m256i a = _mm256_slli_epi32(_mm256_add_epi32(h, bias), 23);
+    __m256i b = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(e, h), bias), 23);
+    return _mm256_mul_ps(_mm256_mul_ps(x, _mm256_castsi256_ps(a)), _mm256_castsi256_ps(b));
+}
+
+static inline float v_sum(__m256 v) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+static inline float v_top(__m256 v) {
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+#include "kernels/simd_body.h"
+
+/* Eight codes of columns c..c+7 (c a multiple of 8) as floats. */
+static inline __m256 codes8(const uint8_t *codes, int64_t c) {
+    const uint8_t *p = codes + c / SQ_CHUNK_COLUMNS * 64 + c % 16 * 4;
+    __m256i z = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    z = _mm256_srl_epi32(z, _mm_cvtsi64_si128(c % SQ_CHUNK_COLUMNS / 16 * 4));
+    return _mm256_cvtepi32_ps(_mm256_and_si256(z, _mm256_set1_epi32(15)));
+}
+
+static void gemv_q4(const sq_weight *w, int64_t row0, int64_t rows, const float *x,
+                    const float *xsum, float *y) {
+    int64_t groups = sq_weight_groups(w), group = w->group;
+    if (group % 16 != 0) {
+        sq_kernels plain;
+        sq_kernels_init_c(&plain);
+        plain.gemv_q4(w, row0, rows, x, xsum, y);
+        return;
+    }
+    for (int64_t r = row0; r < row0 + rows; r++) {
+        const uint8_t *codes = sq_weight_row(w, r);
+        __m256 total = _mm256_setzero_ps();
+        float offset = 0;
+        for (int64_t g = 0; g < groups; g++) {
+            __m256 a = _mm256_setzero_ps(), b = a;
+            for (int64_t c = g * group; c < (g + 1) * group; c += 16) {
+                a = _mm256_fmadd_ps(codes8(codes, c), _mm256_loadu_ps(x + c), a);
+                b = _mm256_fmadd_ps(codes8(codes, c + 8), _mm256_loadu_ps(x + c + 8), b);
+            }
+            total = _mm256_fmadd_ps(_mm256_add_ps(a, b), _mm256_set1_ps(w->scales[r * groups + g]),
+                                    total);
+            offset += w->offsets[r * groups + g] * xsum[g];
+        }
+        y[r - row0] = v_sum(total) + offset;
+    }
+}
+
+static void gemv_q8(const sq_weight *w, int64_t row0, int64_t rows, const float *x,
+                    const float *xsum, float *y) {
+    int64_t groups = sq_weight_groups(w), group = w->group;
+    for (int64_t r = row0; r < row0 + rows; r++) {
+        const uint8_t *codes = sq_weight_row(w, r);
+        float total = 0;
+        for (int64_t g = 0; g < groups; g++) {
+            __m256 sum = _mm256_setzero_ps();
+            int64_t c = g * group, end = c + group;
+            for (; c + 8 <= end; c += 8) {
+                __m256i q = _mm256_cvtepu8_epi32(
+                    _mm_loadl_epi64((const __m128i *)(const void *)(codes + c)));
+                sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(q), _mm256_loadu_ps(x + c), sum);
+            }
+            float s = v_sum(sum);
+            for (; c < end; c++) {
+                s += (float)codes[c] * x[c];
+            }
+            total += w->scales[r * groups + g] * s + w->offsets[r * groups + g] * xsum[g];
+        }
+        y[r - row0] = total;
+    }
+}
+
+void sq_kernels_init_avx2(sq_kernels *k) {
+    fill_table(k);
+    k->gemv_q4 = gemv_q4;
+    k->gemv_q8 = gemv_q8;
+}

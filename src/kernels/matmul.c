@@ -1,0 +1,182 @@
+/* Products with a weight matrix. Few rows: dot kernels over the stored weights, split over output
+ * columns. Many rows: panels of weight rows are widened to f32 and multiplied by oneDNN on one
+ * thread each; a panel's shape depends on the matrix alone, so results do not depend on the number
+ * of threads. */
+#include <omp.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/internal.h"
+
+enum {
+    FEW_ROWS = 8,              /* at most: the weights are read once, from memory */
+    PANEL_FLOATS = 128 * 1024, /* 512 KiB: a share of the L2 cache */
+    ROW_TILE = 64,             /* output columns of one dot task */
+};
+
+/* Scratch of a thread, freed when it ends. */
+typedef struct scratch {
+    float *p[3];
+    size_t n[3];
+} scratch;
+
+static pthread_key_t key;
+static pthread_once_t key_once = PTHREAD_ONCE_INIT;
+
+static void free_scratch(void *p) {
+    scratch *s = p;
+    for (int i = 0; i < 3; i++) {
+        sq_free(s->p[i]);
+    }
+    free(s);
+}
+
+static void make_key(void) { pthread_key_create(&key, free_scratch); }
+
+float *sq_thread_scratch(int slot, size_t n) {
+    pthread_once(&key_once, make_key);
+    scratch *s = pthread_getspecific(key);
+    if (s == NULL) {
+        s = calloc(1, sizeof *s);
+        if (s == NULL || pthread_setspecific(key, s) != 0) {
+            free(s);
+            return NULL;
+        }
+    }
+    if (s->n[slot] < n) {
+        sq_free(s->p[slot]);
+        s->p[slot] = sq_alloc_raw(n, sizeof(float), "kernel scratch", NULL);
+        s->n[slot] = s->p[slot] == NULL ? 0 : n;
+    }
+    return s->p[slot];
+}
+
+/* x with zeros up to whole chunks, and the sum of each group. */
+static void pad_x(const sq_weight *w, const float *x, float *xp, float *xsum) {
+    int64_t total = sq_weight_chunks(w) * SQ_CHUNK_COLUMNS, groups = sq_weight_groups(w);
+    memcpy(xp, x, (size_t)w->k * sizeof *x);
+    memset(xp + w->k, 0, (size_t)(total - w->k) * sizeof *x);
+    for (int64_t g = 0; g < groups; g++) {
+        float s = 0;
+        for (int64_t c = g * w->group; c < (g + 1) * w->group; c++) {
+            s += xp[c];
+        }
+        xsum[g] = s;
+    }
+}
+
+static float dot_dense(const sq_kernels *kn, const sq_weight *w, int64_t row, const float *x) {
+    const char *p = w->data;
+    if (w->kind == SQ_W_F32) {
+        return kn->dot_f32((const float *)(const void *)(p + 4 * row * w->k), x, w->k);
+    }
+    const uint16_t *h = (const uint16_t *)(const void *)(p + 2 * row * w->k);
+    return w->kind == SQ_W_F16 ? kn->dot_f16(h, x, w->k) : kn->dot_bf16(h, x, w->k);
+}
+
+static void few_quantized(const sq_weight *w, const float *x, int64_t ldx, int64_t rows,
+                          const float *bias, float *y, int64_t ldy) {
+    const sq_kernels *kn = sq_kernels_get();
+    int64_t columns = sq_weight_chunks(w) * SQ_CHUNK_COLUMNS, groups = sq_weight_groups(w);
+    float *xp = sq_thread_scratch(0, (size_t)(rows * (columns + groups)));
+    float *xs = xp + rows * columns;
+    for (int64_t i = 0; i < rows; i++) {
+        pad_x(w, x + i * ldx, xp + i * columns, xs + i * groups);
+    }
+    int64_t tiles = (w->n + ROW_TILE - 1) / ROW_TILE;
+#pragma omp parallel for schedule(static) if (w->n * w->k > 16384)
+    for (int64_t t = 0; t < tiles; t++) {
+        int64_t lo = t * ROW_TILE, m = w->n - lo < ROW_TILE ? w->n - lo : ROW_TILE;
+        for (int64_t i = 0; i < rows; i++) {
+            float *out = y + i * ldy + lo;
+            (w->kind == SQ_W_Q4 ? kn->gemv_q4 : kn->gemv_q8)(w, lo, m, xp + i * columns,
+                                                             xs + i * groups, out);
+            for (int64_t r = 0; bias != NULL && r < m; r++) {
+                out[r] += bias[lo + r];
+            }
+        }
+    }
+}
+
+static void few_dense(const sq_weight *w, const float *x, int64_t ldx, int64_t rows,
+                      const float *bias, float *y, int64_t ldy) {
+    const sq_kernels *kn = sq_kernels_get();
+#pragma omp parallel for schedule(static) if (w->n * w->k > 16384)
+    for (int64_t r = 0; r < w->n; r++) {
+        for (int64_t i = 0; i < rows; i++) {
+            y[i * ldy + r] = dot_dense(kn, w, r, x + i * ldx) + (bias == NULL ? 0.0f : bias[r]);
+        }
+    }
+}
+
+static void many(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, const float *bias,
+                 float *y, int64_t ldy) {
+    int64_t panel = PANEL_FLOATS / w->k / 16 * 16;
+    panel = panel < 16 ? 16 : panel > 128 ? 128 : panel;
+    int64_t panels = (w->n + panel - 1) / panel;
+#pragma omp parallel for schedule(dynamic, 1) if (w->n * w->k * rows > 65536)
+    for (int64_t t = 0; t < panels; t++) {
+        int64_t lo = t * panel, m = w->n - lo < panel ? w->n - lo : panel;
+        float *wide = sq_thread_scratch(1, (size_t)(panel * w->k));
+        if (wide == NULL) { /* no room for a panel: the slow way is still right */
+            few_dense(w, x, ldx, rows, bias, y, ldy);
+            continue;
+        }
+        sq_weight_rows_f32(w, lo, m, wide);
+        sq_sgemm_serial(0, 1, rows, m, w->k, 1.0f, x, ldx, wide, w->k, 0.0f, y + lo, ldy);
+        for (int64_t i = 0; bias != NULL && i < rows; i++) {
+            for (int64_t r = 0; r < m; r++) {
+                y[i * ldy + lo + r] += bias[lo + r];
+            }
+        }
+    }
+}
+
+void sq_matmul(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, const float *bias,
+               float *y, int64_t ldy) {
+    int quantized = w->kind == SQ_W_Q4 || w->kind == SQ_W_Q8;
+    if (rows > FEW_ROWS) {
+        many(w, x, ldx, rows, bias, y, ldy);
+    } else if (quantized) {
+        few_quantized(w, x, ldx, rows, bias, y, ldy);
+    } else {
+        few_dense(w, x, ldx, rows, bias, y, ldy);
+    }
+}
+
+void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+              int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
+    const int64_t tile = 128;
+    int64_t tm = (m + tile - 1) / tile, tn = (n + tile - 1) / tile;
+    if (omp_in_parallel() || tm * tn == 1) {
+        sq_sgemm_serial(0, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        return;
+    }
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int64_t t = 0; t < tm * tn; t++) {
+        int64_t i = t / tn * tile, j = t % tn * tile;
+        int64_t h = m - i < tile ? m - i : tile, w = n - j < tile ? n - j : tile;
+        sq_sgemm_serial(0, trans_b, h, w, k, alpha, a + i * lda, lda, trans_b ? b + j * ldb : b + j,
+                        ldb, beta, c + i * ldc + j, ldc);
+    }
+}
+
+void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, float *c) {
+    const int64_t tile = 128;
+    int64_t tiles = (k + tile - 1) / tile;
+#pragma omp parallel for schedule(dynamic, 1) if (k > tile)
+    for (int64_t t = 0; t < tiles * tiles; t++) {
+        int64_t i = t / tiles * tile, j = t % tiles * tile;
+        if (j < i) {
+            continue; /* the mirror image of (j, i) */
+        }
+        int64_t h = k - i < tile ? k - i : tile, w = k - j < tile ? k - j : tile;
+        sq_sgemm_serial(1, 0, h, w, rows, 1.0f, x + i, ldx, x + j, ldx, 1.0f, c + i * k + j, k);
+        for (int64_t r = 0; j > i && r < h; r++) {
+            for (int64_t s = 0; s < w; s++) {
+                c[(j + s) * k + i + r] = c[(i + r) * k + j + s];
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+/* Weight matrices: borrowed dense ones, and quantized ones packed into the layout of internal.h. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/internal.h"
+
+sq_status sq_weight_dense(sq_weight *w, sq_dtype t, const void *data, int64_t n, int64_t k,
+                          sq_error *err) {
+    *w = (sq_weight){.n = n, .k = k, .k_padded = k, .data = data};
+    if (n < 1 || k < 1 || data == NULL || (t != SQ_F32 && t != SQ_F16 && t != SQ_BF16)) {
+        return sq_fail(err, SQ_EARG, "no such weight matrix; got %lld x %lld of %s", (long long)n,
+                       (long long)k, sq_dtype_name(t));
+    }
+    w->kind = t == SQ_F32 ? SQ_W_F32 : t == SQ_F16 ? SQ_W_F16 : SQ_W_BF16;
+    return SQ_OK;
+}
+
+static void pack_row(uint8_t *out, const uint32_t *words, int64_t k, int bits) {
+    for (int64_t c = 0; c < k; c++) {
+        if (bits == 8) {
+            out[c] = (uint8_t)(words[c / 4] >> (c % 4 * 8));
+            continue;
+        }
+        uint8_t code = (uint8_t)(words[c / 8] >> (c % 8 * 4) & 15);
+        int64_t in = c % SQ_CHUNK_COLUMNS, nibble = in / 16;
+        out[c / SQ_CHUNK_COLUMNS * 64 + in % 16 * 4 + nibble / 2] |=
+            (uint8_t)(code << (nibble & 1 ? 4 : 0));
+    }
+}
+
+sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, const float *scales,
+                              const uint8_t *zeros, int64_t n, int64_t k, int64_t k_padded,
+                              int64_t group, sq_error *err) {
+    *w = (sq_weight){.kind = bits == 4 ? SQ_W_Q4 : SQ_W_Q8,
+                     .n = n,
+                     .k = k,
+                     .k_padded = k_padded,
+                     .group = group};
+    if ((bits != 4 && bits != 8) || n < 1 || k < 1 || k_padded < k || group < 1 ||
+        k_padded % group != 0) {
+        return sq_fail(
+            err, SQ_EARG,
+            "no such quantized matrix; got %d bits, %lld x %lld (%lld stored), groups of %lld",
+            bits, (long long)n, (long long)k, (long long)k_padded, (long long)group);
+    }
+    int64_t groups = k_padded / group, row_words = (k_padded * bits + 31) / 32;
+    size_t row_bytes = (size_t)sq_weight_chunks(w) * (bits == 4 ? 64 : 128);
+    uint8_t *codes = sq_alloc((size_t)n, row_bytes, "packed weights", err);
+    w->owned = codes;
+    w->data = codes;
+    w->scales = sq_alloc_raw((size_t)n, (size_t)groups * sizeof(float), "scales", err);
+    w->offsets = sq_alloc_raw((size_t)n, (size_t)groups * sizeof(float), "offsets", err);
+    if (codes == NULL || w->scales == NULL || w->offsets == NULL) {
+        sq_weight_free(w);
+        return SQ_ENOMEM;
+    }
+#pragma omp parallel for schedule(static) if (n * k > 65536)
+    for (int64_t r = 0; r < n; r++) {
+        pack_row(codes + (size_t)r * row_bytes, words + r * row_words, k_padded, bits);
+        for (int64_t g = r * groups; g < (r + 1) * groups; g++) {
+            float zero = zeros == NULL ? (float)(1 << (bits - 1)) : (float)zeros[g];
+            w->scales[g] = scales[g];
+            w->offsets[g] = -zero * scales[g];
+        }
+    }
+    return SQ_OK;
+}
+
+void sq_weight_free(sq_weight *w) {
+    sq_free(w->owned);
+    sq_free(w->scales);
+    sq_free(w->offsets);
+    *w = (sq_weight){0};
+}
+
+size_t sq_weight_bytes(const sq_weight *w) {
+    size_t n = (size_t)w->n, k = (size_t)w->k;
+    switch (w->kind) {
+    case SQ_W_F32:
+        return n * k * 4;
+    case SQ_W_F16:
+    case SQ_W_BF16:
+        return n * k * 2;
+    case SQ_W_Q4:
+    case SQ_W_Q8:
+        break;
+    }
+    size_t chunk = w->kind == SQ_W_Q4 ? 64 : 128;
+    return n *
+           ((size_t)sq_weight_chunks(w) * chunk + (size_t)sq_weight_groups(w) * 2 * sizeof(float));
+}
+
+void sq_weight_rows_f32(const sq_weight *w, int64_t row0, int64_t rows, float *out) {
+    const sq_kernels *kn = sq_kernels_get();
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t at = (row0 + r) * w->k;
+        const char *p = w->data;
+        float *y = out + r * w->k;
+        switch (w->kind) {
+        case SQ_W_F32:
+            memcpy(y, p + 4 * at, (size_t)w->k * 4);
+            break;
+        case SQ_W_F16:
+            kn->widen_f16(y, (const uint16_t *)(const void *)(p + 2 * at), w->k);
+            break;
+        case SQ_W_BF16:
+            kn->widen_bf16(y, (const uint16_t *)(const void *)(p + 2 * at), w->k);
+            break;
+        case SQ_W_Q4:
+            kn->dequant_q4(w, row0 + r, y);
+            break;
+        case SQ_W_Q8:
+            kn->dequant_q8(w, row0 + r, y);
+            break;
+        }
+    }
+}
