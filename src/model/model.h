@@ -82,8 +82,7 @@ typedef struct sq_tap_sink {
 typedef struct sq_positions {
     int32_t *p[3];
     int64_t n, cap;
-    int64_t next;   /* where text of the same prompt goes on */
-    int64_t beyond; /* largest position so far, plus one: see sq_positions_top */
+    int64_t next; /* position of the next text token: the rope state of the sequence */
 } sq_positions;
 
 /* A scratch space for one sequence's passes; grows between steps. */
@@ -125,14 +124,10 @@ sq_status sq_positions_text(sq_positions *pos, int64_t count, sq_error *err);
 sq_status sq_positions_vision(sq_positions *pos, const sq_config *c, int is_video, int64_t grid_t,
                               int64_t grid_h, int64_t grid_w, double second_per_grid,
                               sq_error *err);
-/* Largest position; -1 when there is none. */
-int64_t sq_positions_top(const sq_positions *pos);
-/* One generated token, at top + 1: beyond `next` after a long video (transformers'
- * mrope_position_deltas). */
-sq_status sq_positions_generated(sq_positions *pos, sq_error *err);
 /* Appends tokens [from, from + count) of another list as they are. */
 sq_status sq_positions_copy(sq_positions *pos, const sq_positions *other, int64_t from,
                             int64_t count, sq_error *err);
+/* Forgets tokens from n on; the first forgotten one starts text or a picture. */
 void sq_positions_truncate(sq_positions *pos, int64_t n);
 void sq_positions_free(sq_positions *pos);
 

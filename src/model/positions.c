@@ -24,15 +24,6 @@ static sq_status reserve(sq_positions *pos, int64_t more, sq_error *err) {
     return SQ_OK;
 }
 
-/* `beyond` counts from one, so that a zeroed list is empty. */
-static void raise_top(sq_positions *pos, int64_t at) {
-    if (at + 1 > pos->beyond) {
-        pos->beyond = at + 1;
-    }
-}
-
-int64_t sq_positions_top(const sq_positions *pos) { return pos->beyond - 1; }
-
 sq_status sq_positions_text(sq_positions *pos, int64_t count, sq_error *err) {
     sq_status st = reserve(pos, count, err);
     if (st != SQ_OK) {
@@ -45,13 +36,7 @@ sq_status sq_positions_text(sq_positions *pos, int64_t count, sq_error *err) {
     }
     pos->n += count;
     pos->next += count;
-    raise_top(pos, pos->next - 1);
     return SQ_OK;
-}
-
-sq_status sq_positions_generated(sq_positions *pos, sq_error *err) {
-    pos->next = sq_positions_top(pos) + 1;
-    return sq_positions_text(pos, 1, err);
 }
 
 sq_status sq_positions_copy(sq_positions *pos, const sq_positions *other, int64_t from,
@@ -59,12 +44,10 @@ sq_status sq_positions_copy(sq_positions *pos, const sq_positions *other, int64_
     sq_status st = reserve(pos, count, err);
     for (int r = 0; st == SQ_OK && r < 3; r++) {
         memcpy(pos->p[r] + pos->n, other->p[r] + from, (size_t)count * sizeof(int32_t));
-        for (int64_t i = from; i < from + count; i++) {
-            raise_top(pos, other->p[r][i]);
-        }
     }
     if (st == SQ_OK) {
         pos->n += count;
+        pos->next = from + count == other->n ? other->next : other->p[0][from + count];
     }
     return st;
 }
@@ -92,28 +75,16 @@ sq_status sq_positions_vision(sq_positions *pos, const sq_config *c, int is_vide
             }
         }
     }
-    if (at > pos->n) {
-        int64_t last =
-            pos->p[0][at - 1] > pos->p[1][at - 1] ? pos->p[0][at - 1] : pos->p[1][at - 1];
-        raise_top(pos, last > pos->p[2][at - 1] ? last : pos->p[2][at - 1]); /* every row rises */
-    }
     pos->n = at;
     pos->next += gh > gw ? gh : gw;
     return SQ_OK;
 }
 
 void sq_positions_truncate(sq_positions *pos, int64_t n) {
-    if (n >= pos->n) {
-        return;
+    if (n < pos->n) {
+        pos->next = pos->p[0][n];
+        pos->n = n;
     }
-    pos->n = n;
-    pos->beyond = 0;
-    for (int r = 0; r < 3; r++) {
-        for (int64_t i = 0; i < n; i++) {
-            raise_top(pos, pos->p[r][i]);
-        }
-    }
-    pos->next = pos->beyond;
 }
 
 void sq_positions_free(sq_positions *pos) {

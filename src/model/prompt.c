@@ -276,7 +276,7 @@ static sq_status append_ids(sq_ids *ids, int32_t id, int64_t count, sq_error *er
 
 sq_status sq_prompt_append(sq_prompt *p, int32_t id, sq_error *err) {
     sq_status st = sq_ids_push(&p->ids, id, err);
-    return st == SQ_OK ? sq_positions_generated(&p->positions, err) : st;
+    return st == SQ_OK ? sq_positions_text(&p->positions, 1, err) : st;
 }
 
 /* Index of the next picture of this kind at or after `from`; n when there is none. */

@@ -186,7 +186,7 @@ sq_status sq_seq_push(sq_seq *s, int32_t id, sq_error *err) {
     sq_status st;
     SQ_TRY(check_room(s, 1, err));
     SQ_TRY(need_rows(s, 1, err));
-    SQ_TRY(sq_positions_generated(&s->positions, err));
+    SQ_TRY(sq_positions_text(&s->positions, 1, err));
     const int32_t *pos[3] = {s->positions.p[0] + before, s->positions.p[1] + before,
                              s->positions.p[2] + before};
     sq_embed(s->net, &id, 1, s->h);
