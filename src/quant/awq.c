@@ -1,0 +1,395 @@
+#include "quant/awq.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { RATIOS = 20, SEARCH_ROWS = 192, ERROR_ROWS = 2048, ROW_BLOCK = 64, CLIP_LEVELS = 10 };
+
+/* trace(D S D') over rows of d[m][k]; tmp [m][k]. */
+static double quadratic(const float *d, int64_t m, int64_t k, const float *s, float *tmp) {
+    sq_sgemm(0, m, k, k, 1.0f, d, k, s, k, 0.0f, tmp, k);
+    double sum = 0;
+    for (int64_t i = 0; i < m * k; i++) {
+        sum += (double)d[i] * (double)tmp[i];
+    }
+    return sum;
+}
+
+/* The rows that a search or an error looks at: at most `most`, evenly spaced. */
+static int64_t stride_of(int64_t n, int64_t most) { return n <= most ? 1 : (n + most - 1) / most; }
+
+/* d = RTN(w * s) / s - w of one row; limits (nullable) clip its groups. */
+static void row_error(const sq_grid *g, const float *w, const float *s, float *scaled, float *d) {
+    for (int64_t c = 0; c < g->k; c++) {
+        scaled[c] = w[c] * (s == NULL ? 1.0f : s[c]);
+    }
+    for (int64_t at = 0; at < g->k; at += g->group) {
+        int64_t n = g->k - at < g->group ? g->k - at : g->group;
+        sq_quantize_group(g, scaled + at, n, INFINITY, NULL, d + at, NULL, NULL);
+    }
+    for (int64_t c = 0; c < g->k; c++) {
+        d[c] = d[c] / (s == NULL ? 1.0f : s[c]) - w[c];
+    }
+}
+
+typedef struct search {
+    const sq_tap_group *g;
+    const sq_stat *stat;
+    float *d, *tmp, *scaled; /* ROW_BLOCK rows each */
+    float *best, *cand, *xm, *wm;
+} search;
+
+static double candidate_loss(const search *s, const float *scale) {
+    double loss = 0;
+    int64_t k = s->g->k;
+    for (int l = 0; l < s->g->n; l++) {
+        int64_t n = s->g->linears[l]->weight.n, step = stride_of(n, SEARCH_ROWS), rows = 0;
+        for (int64_t r = 0; r < n; r += step * ROW_BLOCK) {
+            rows = 0;
+            int64_t left = (n - r + step - 1) / step;
+            rows = left < ROW_BLOCK ? left : ROW_BLOCK;
+#pragma omp parallel for schedule(static)
+            for (int64_t i = 0; i < rows; i++) {
+                row_error(&s->g->grids[l], s->g->w[l] + (r + i * step) * k, scale,
+                          s->scaled + i * k, s->d + i * k);
+            }
+            loss += (double)step * quadratic(s->d, rows, k, s->stat->xx, s->tmp);
+        }
+    }
+    return loss;
+}
+
+/* Mean over rows of |w| over its group's largest. */
+static void weight_mean(const search *s) {
+    const sq_tap_group *g = s->g;
+    int64_t rows = 0;
+    memset(s->wm, 0, (size_t)g->k * sizeof *s->wm);
+    for (int l = 0; l < g->n; l++) {
+        int64_t group = g->grids[l].group;
+        for (int64_t r = 0; r < g->linears[l]->weight.n; r++, rows++) {
+            const float *w = g->w[l] + r * g->k;
+            for (int64_t at = 0; at < g->k; at += group) {
+                int64_t end = at + group < g->k ? at + group : g->k;
+                float top = 0;
+                for (int64_t c = at; c < end; c++) {
+                    top = fabsf(w[c]) > top ? fabsf(w[c]) : top;
+                }
+                for (int64_t c = at; c < end; c++) {
+                    s->wm[c] += fabsf(w[c]) / (top + 1e-6f);
+                }
+            }
+        }
+    }
+    for (int64_t c = 0; c < g->k; c++) {
+        s->wm[c] /= (float)rows;
+    }
+}
+
+/* Query heads that read one v channel get one scale: their means are averaged. Column c belongs to
+ * query head c / head_dim. */
+static void tie_heads(const sq_tap_group *g, float *v) {
+    int64_t hd = g->head_dim;
+    for (int64_t kv = 0; g->share > 1 && kv < g->k / (hd * g->share); kv++) {
+        for (int64_t c = 0; c < hd; c++) {
+            float sum = 0;
+            for (int64_t h = 0; h < g->share; h++) {
+                sum += v[(kv * g->share + h) * hd + c];
+            }
+            for (int64_t h = 0; h < g->share; h++) {
+                v[(kv * g->share + h) * hd + c] = sum / (float)g->share;
+            }
+        }
+    }
+}
+
+/* AutoAWQ's candidate: x^r / (w^(1-r) + 1e-4), or x^r alone, normalised by sqrt(max * min). */
+static int make_scale(const search *s, double ratio, int duo, float *out) {
+    float lo = INFINITY, hi = 0;
+    for (int64_t c = 0; c < s->g->k; c++) {
+        double v = pow((double)s->xm[c], ratio);
+        v = duo ? v / (pow((double)s->wm[c], 1 - ratio) + 1e-4) : v;
+        out[c] = (float)fmax(v, 1e-4);
+        lo = fminf(lo, out[c]);
+        hi = fmaxf(hi, out[c]);
+    }
+    float norm = sqrtf(lo * hi);
+    for (int64_t c = 0; c < s->g->k; c++) {
+        out[c] /= norm;
+        if (!isfinite(out[c]) || !(out[c] > 0)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* The best scale into s->best; returns 0 when none beats plain rounding. */
+static int search_scale(const search *s) {
+    const sq_tap_group *g = s->g;
+    for (int64_t c = 0; c < g->k; c++) {
+        s->xm[c] = (float)(s->stat->sum_abs[c] / (double)s->stat->rows);
+    }
+    weight_mean(s);
+    tie_heads(g, s->xm);
+    tie_heads(g, s->wm);
+    double best = candidate_loss(s, NULL);
+    int found = 0;
+    for (int duo = 1; duo >= 0; duo--) {
+        for (int i = duo ? 0 : 1; i < RATIOS; i++) {
+            if (!make_scale(s, (double)i / RATIOS, duo, s->cand)) {
+                continue;
+            }
+            double loss = candidate_loss(s, s->cand);
+            if (loss < best) {
+                best = loss;
+                found = 1;
+                memcpy(s->best, s->cand, (size_t)g->k * sizeof *s->best);
+            }
+        }
+    }
+    return found;
+}
+
+/* Clip levels of the rows of one linear: for each (row, group) the limit with the least e S e' of
+ * the group's own block of X'X, e in the scaled channels. */
+static sq_status search_clip(const search *s, int l, const float *ws, const float *scale,
+                             float *limits, sq_error *err) {
+    const sq_grid *g = &s->g->grids[l];
+    int64_t n = s->g->linears[l]->weight.n, groups = g->k_padded / g->group, k = g->k,
+            width = g->group;
+    float *block = sq_alloc((size_t)(width * width), sizeof *block, "clip search", err);
+    float *e = sq_alloc((size_t)(2 * ROW_BLOCK * width), sizeof *e, "clip search", err);
+    if (block == NULL || e == NULL) {
+        sq_free(block);
+        sq_free(e);
+        return SQ_ENOMEM;
+    }
+    for (int64_t j = 0; j < groups; j++) {
+        int64_t at = j * width, m = k - at < width ? k - at : width;
+        if (m <= 0) {
+            break;
+        }
+        for (int64_t a = 0; a < m; a++) {
+            for (int64_t b = 0; b < m; b++) {
+                float f = scale == NULL ? 1.0f : scale[at + a] * scale[at + b];
+                block[a * m + b] = s->stat->xx[(at + a) * k + at + b] / f;
+            }
+        }
+        for (int64_t r0 = 0; r0 < n; r0 += ROW_BLOCK) {
+            int64_t rows = n - r0 < ROW_BLOCK ? n - r0 : ROW_BLOCK;
+            double best[ROW_BLOCK];
+            for (int level = 0; level < CLIP_LEVELS; level++) {
+                float *t = e + rows * m;
+#pragma omp parallel for schedule(static)
+                for (int64_t i = 0; i < rows; i++) {
+                    const float *w = ws + (r0 + i) * k + at;
+                    float top = 0;
+                    for (int64_t c = 0; c < m; c++) {
+                        top = fmaxf(top, fabsf(w[c]));
+                    }
+                    float limit = top * (1 - (float)level / 20);
+                    sq_quantize_group(g, w, m, level == 0 ? INFINITY : limit, NULL, e + i * m, NULL,
+                                      NULL);
+                    for (int64_t c = 0; c < m; c++) {
+                        e[i * m + c] -= w[c];
+                    }
+                }
+                sq_sgemm(0, rows, m, m, 1.0f, e, m, block, m, 0.0f, t, m);
+                for (int64_t i = 0; i < rows; i++) {
+                    double loss = 0;
+                    float top = 0;
+                    for (int64_t c = 0; c < m; c++) {
+                        loss += (double)e[i * m + c] * (double)t[i * m + c];
+                        top = fmaxf(top, fabsf(ws[(r0 + i) * k + at + c]));
+                    }
+                    if (level == 0 || loss < best[i]) {
+                        best[i] = loss;
+                        limits[(r0 + i) * groups + j] =
+                            level == 0 ? INFINITY : top * (1 - (float)level / 20);
+                    }
+                }
+            }
+        }
+    }
+    sq_free(block);
+    sq_free(e);
+    return SQ_OK;
+}
+
+/* Mean squared output error a row of what the codes stand for, over at most ERROR_ROWS output rows.
+ */
+static double stored_error(const search *s, int l, const sq_codes *c, const float *scale) {
+    int64_t n = c->n, k = s->g->k, step = stride_of(n, ERROR_ROWS);
+    double sum = 0;
+    int64_t seen = 0;
+    for (int64_t r = 0; r < n; r += step * ROW_BLOCK) {
+        int64_t left = (n - r + step - 1) / step, rows = left < ROW_BLOCK ? left : ROW_BLOCK;
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < rows; i++) {
+            float *d = s->d + i * k;
+            const float *w = s->g->w[l] + (r + i * step) * k;
+            sq_codes_row(c, r + i * step, d);
+            for (int64_t j = 0; j < k; j++) {
+                d[j] = d[j] / (scale == NULL ? 1.0f : scale[j]) - w[j];
+            }
+        }
+        sum += s->stat == NULL ? 0 : quadratic(s->d, rows, k, s->stat->xx, s->tmp);
+        for (int64_t i = 0; s->stat == NULL && i < rows * k; i++) {
+            sum += (double)s->d[i] * (double)s->d[i]; /* without statistics: the weight error */
+        }
+        seen += rows;
+    }
+    double rows = s->stat == NULL || s->stat->rows == 0 ? 1 : (double)s->stat->rows;
+    return sum / rows * (double)n / (double)seen;
+}
+
+/* Codes of linear l under a scale, with the clip if it helps. ws: scratch [n][k]. */
+static sq_status encode(const search *s, int l, const float *scale, int clip, float *ws,
+                        sq_codes *out, double *error, sq_error *err) {
+    const sq_grid *g = &s->g->grids[l];
+    int64_t n = s->g->linears[l]->weight.n, k = g->k, groups = g->k_padded / g->group;
+    float *limits = NULL;
+    sq_codes clipped = {0};
+    sq_status st;
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < n; r++) {
+        for (int64_t c = 0; c < k; c++) {
+            ws[r * k + c] = s->g->w[l][r * k + c] * (scale == NULL ? 1.0f : scale[c]);
+        }
+    }
+    SQ_TRY(sq_codes_open(out, g, n, err));
+    sq_quantize_rows(out, ws, NULL);
+    *error = stored_error(s, l, out, scale);
+    if (clip && s->stat != NULL) {
+        limits = sq_alloc((size_t)(n * groups), sizeof *limits, "clip search", err);
+        st = limits == NULL ? SQ_ENOMEM : sq_codes_open(&clipped, g, n, err);
+        if (st == SQ_OK) {
+            st = search_clip(s, l, ws, scale, limits, err);
+        }
+        if (st == SQ_OK) {
+            sq_quantize_rows(&clipped, ws, limits);
+            double e = stored_error(s, l, &clipped, scale);
+            if (e < *error) {
+                *error = e;
+                sq_codes_close(out);
+                *out = clipped;
+                clipped = (sq_codes){0};
+            }
+        }
+    }
+fail:
+    sq_free(limits);
+    sq_codes_close(&clipped);
+    return st;
+}
+
+static int weights_finite(const sq_tap_group *g, int l) {
+    int64_t n = g->linears[l]->weight.n * g->k;
+    for (int64_t i = 0; i < n; i++) {
+        if (!isfinite(g->w[l][i])) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static int stat_usable(const sq_stat *s) {
+    if (s == NULL || s->rows == 0) {
+        return 0;
+    }
+    for (int64_t c = 0; c < s->k; c++) {
+        if (!isfinite(s->sum_abs[c]) || !isfinite(s->xx[c * s->k + c])) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static sq_status encode_all(const search *s, const float *scale, float *ws, sq_tap_result *out,
+                            int *worse, sq_error *err) {
+    *worse = 0;
+    for (int l = 0; l < s->g->n; l++) {
+        sq_codes_close(&out->codes[l]);
+        sq_status st = encode(s, l, scale, s->g->clip[l], ws, &out->codes[l], &out->error[l], err);
+        if (st != SQ_OK) {
+            return st;
+        }
+        *worse |= !(out->error[l] <= out->rtn_error[l]);
+    }
+    return SQ_OK;
+}
+
+static sq_status run(search *s, int may_scale, float *ws, sq_tap_result *out, sq_error *err) {
+    sq_status st = SQ_OK;
+    int worse = 0;
+    for (int l = 0; l < s->g->n; l++) {
+        sq_codes plain;
+        st = encode(s, l, NULL, 0, ws, &plain, &out->rtn_error[l], err);
+        sq_codes_close(&plain);
+        if (st != SQ_OK) {
+            return st;
+        }
+    }
+    if (may_scale && s->stat != NULL && search_scale(s)) {
+        SQ_TRY(encode_all(s, s->best, ws, out, &worse, err));
+        if (!worse) {
+            out->scale = s->best;
+            s->best = NULL;
+            return SQ_OK;
+        }
+        for (int l = 0; l < s->g->n; l++) {
+            out->fallback[l] = "a scale made one of the linears worse than round-to-nearest";
+        }
+    }
+    SQ_TRY(encode_all(s, NULL, ws, out, &worse, err));
+fail:
+    return st;
+}
+
+sq_status sq_quantize_tap(const sq_tap_group *g, const sq_stat *stat, int may_scale,
+                          sq_tap_result *out, sq_error *err) {
+    *out = (sq_tap_result){0};
+    size_t k = (size_t)g->k, rows = 0;
+    const char *why =
+        stat != NULL && !stat_usable(stat) ? "the statistics are not finite numbers" : NULL;
+    for (int l = 0; l < g->n; l++) {
+        rows = (size_t)g->linears[l]->weight.n > rows ? (size_t)g->linears[l]->weight.n : rows;
+        if (!weights_finite(g, l)) {
+            why = "the weights hold NaN or infinity";
+        }
+    }
+    search s = {.g = g, .stat = why == NULL ? stat : NULL};
+    sq_status st = SQ_OK;
+    float *ws = sq_alloc_raw(rows, k * sizeof *ws, "scaled weights", err);
+    s.d = sq_alloc(ROW_BLOCK, k * sizeof(float), "search", err);
+    s.tmp = sq_alloc(ROW_BLOCK, k * sizeof(float), "search", err);
+    s.scaled = sq_alloc(ROW_BLOCK, k * sizeof(float), "search", err);
+    s.best = sq_alloc(k, sizeof(float), "search", err);
+    s.cand = sq_alloc(k, sizeof(float), "search", err);
+    s.xm = sq_alloc(k, sizeof(float), "search", err);
+    s.wm = sq_alloc(k, sizeof(float), "search", err);
+    if (ws == NULL || s.d == NULL || s.tmp == NULL || s.scaled == NULL || s.best == NULL ||
+        s.cand == NULL || s.xm == NULL || s.wm == NULL) {
+        st = SQ_ENOMEM;
+    } else {
+        st = run(&s, may_scale, ws, out, err);
+    }
+    for (int l = 0; why != NULL && l < g->n; l++) {
+        out->fallback[l] = why;
+    }
+    float *const all[] = {ws, s.d, s.tmp, s.scaled, s.best, s.cand, s.xm, s.wm};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        sq_free(all[i]);
+    }
+    if (st != SQ_OK) {
+        sq_tap_result_close(out);
+    }
+    return st;
+}
+
+void sq_tap_result_close(sq_tap_result *r) {
+    sq_free(r->scale);
+    for (int l = 0; l < SQ_TAP_LINEARS; l++) {
+        sq_codes_close(&r->codes[l]);
+    }
+    *r = (sq_tap_result){0};
+}

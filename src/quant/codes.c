@@ -1,0 +1,99 @@
+#include "quant/codes.h"
+
+#include <math.h>
+#include <string.h>
+
+static int64_t groups_of(const sq_grid *g) { return g->k_padded / g->group; }
+
+sq_status sq_codes_open(sq_codes *c, const sq_grid *grid, int64_t n, sq_error *err) {
+    *c = (sq_codes){.grid = *grid, .n = n};
+    size_t cells = (size_t)(n * groups_of(grid));
+    c->codes = sq_alloc((size_t)n, (size_t)grid->k_padded, "codes", err);
+    c->scales = sq_alloc(cells, sizeof *c->scales, "scales", err);
+    c->zeros = sq_alloc(cells, 1, "zero points", err);
+    if (c->codes == NULL || c->scales == NULL || c->zeros == NULL) {
+        sq_codes_close(c);
+        return SQ_ENOMEM;
+    }
+    return SQ_OK;
+}
+
+void sq_codes_close(sq_codes *c) {
+    sq_free(c->codes);
+    sq_free(c->scales);
+    sq_free(c->zeros);
+    *c = (sq_codes){0};
+}
+
+static float round_to(sq_dtype t, float v) {
+    return t == SQ_BF16  ? sq_bf16_to_f32(sq_f32_to_bf16(v))
+           : t == SQ_F16 ? sq_f16_to_f32(sq_f32_to_f16(v))
+                         : v;
+}
+
+void sq_grid_range(const sq_grid *g, float lo, float hi, float *scale, uint8_t *zero) {
+    float top = (float)((1 << g->bits) - 1), half = (float)(1 << (g->bits - 1));
+    float s = g->symmetric ? fmaxf(-lo, hi) / (top / 2) : (hi - lo) / top;
+    s = round_to(g->scale_type, s);
+    if (!(s > 0) || !isfinite(s)) { /* a group of zeros, or a range below or above the type's */
+        s = g->scale_type == SQ_F16 ? 6.103515625e-5f : 1.1754943508e-38f;
+    }
+    float z = g->symmetric ? half : rintf(-lo / s);
+    *scale = s;
+    *zero = (uint8_t)fminf(fmaxf(z, 0), top);
+}
+
+void sq_quantize_group(const sq_grid *g, const float *w, int64_t n, float limit, uint8_t *codes,
+                       float *back, float *scale, uint8_t *zero) {
+    float lo = 0, hi = 0;
+    for (int64_t i = 0; i < n; i++) {
+        lo = w[i] < lo ? w[i] : lo;
+        hi = w[i] > hi ? w[i] : hi;
+    }
+    lo = lo < -limit ? -limit : lo;
+    hi = hi > limit ? limit : hi;
+    float s;
+    uint8_t z;
+    sq_grid_range(g, lo, hi, &s, &z);
+    float top = (float)((1 << g->bits) - 1), zf = (float)z;
+    for (int64_t i = 0; i < n; i++) {
+        float q = rintf(w[i] / s) + zf;
+        q = q > 0 ? q : 0; /* also NaN */
+        q = q < top ? q : top;
+        if (codes != NULL) {
+            codes[i] = (uint8_t)q;
+        }
+        if (back != NULL) {
+            back[i] = (q - zf) * s;
+        }
+    }
+    if (scale != NULL) {
+        *scale = s;
+        *zero = z;
+    }
+}
+
+void sq_quantize_rows(sq_codes *c, const float *w, const float *limits) {
+    const sq_grid *g = &c->grid;
+    int64_t groups = groups_of(g);
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < c->n; r++) {
+        for (int64_t j = 0; j < groups; j++) {
+            int64_t at = j * g->group, n = g->k - at < g->group ? g->k - at : g->group,
+                    cell = r * groups + j;
+            uint8_t *codes = c->codes + r * g->k_padded + at;
+            n = n < 0 ? 0 : n;
+            sq_quantize_group(g, w + r * g->k + at, n, limits == NULL ? INFINITY : limits[cell],
+                              codes, NULL, &c->scales[cell], &c->zeros[cell]);
+            memset(codes + n, c->zeros[cell], (size_t)(g->group - n)); /* padding stands for 0 */
+        }
+    }
+}
+
+void sq_codes_row(const sq_codes *c, int64_t r, float *out) {
+    const sq_grid *g = &c->grid;
+    for (int64_t i = 0; i < g->k; i++) {
+        int64_t cell = r * groups_of(g) + i / g->group;
+        out[i] = ((float)c->codes[r * g->k_padded + i] - (float)c->zeros[cell]) * c->scales[cell];
+    }
+}

@@ -1,0 +1,38 @@
+/* Quantized matrices: rounding to nearest in groups, with scales rounded to the type that they are
+ * stored in before any code is computed; all rounding is half to even (formats.md 2.1). */
+#ifndef SQ_QUANT_CODES_H
+#define SQ_QUANT_CODES_H
+
+#include "base/dtype.h"
+#include "base/mem.h"
+
+/* What a linear gets. */
+typedef struct sq_grid {
+    int bits, symmetric;
+    int64_t group;       /* columns a group; divides k_padded */
+    int64_t k, k_padded; /* padded columns are zero */
+    sq_dtype scale_type;
+} sq_grid;
+
+typedef struct sq_codes {
+    sq_grid grid;
+    int64_t n;
+    uint8_t *codes; /* [n][k_padded], unsigned */
+    float *scales;  /* [n][groups] */
+    uint8_t *zeros; /* [n][groups] */
+} sq_codes;
+sq_status sq_codes_open(sq_codes *c, const sq_grid *grid, int64_t n, sq_error *err);
+void sq_codes_close(sq_codes *c);
+
+/* Scale and zero of the range [lo, hi] with 0 forced into it. */
+void sq_grid_range(const sq_grid *g, float lo, float hi, float *scale, uint8_t *zero);
+/* Quantizes one group of n values with a limit on |w| (INFINITY: none): codes, and what they stand
+ * for. Either output may be NULL. */
+void sq_quantize_group(const sq_grid *g, const float *w, int64_t n, float limit, uint8_t *codes,
+                       float *back, float *scale, uint8_t *zero);
+/* Quantizes w[n][k]; limits[n][groups] (nullable) clip each group. */
+void sq_quantize_rows(sq_codes *c, const float *w, const float *limits);
+/* Row r as numbers, k of them. */
+void sq_codes_row(const sq_codes *c, int64_t r, float *out);
+
+#endif

@@ -1,0 +1,336 @@
+#include "quant/output.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/json.h"
+
+static const uint64_t SHARD_BYTES = 5000000000u;
+
+void sq_hash_text(const void *p, size_t n, char out[17]) {
+    const unsigned char *s = p;
+    uint64_t h = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < n; i++) {
+        h = (h ^ s[i]) * 0x100000001b3u;
+    }
+    snprintf(out, 17, "%016llx", (unsigned long long)h);
+}
+
+int sq_output_own_file(const char *name) {
+    size_t n = strlen(name);
+    return (n > 12 && strcmp(name + n - 12, ".safetensors") == 0) ||
+           strcmp(name, "config.json") == 0 || strcmp(name, "model.safetensors.index.json") == 0 ||
+           strcmp(name, "squint.json") == 0 || strcmp(name, "journal.json") == 0;
+}
+
+/* The plan's row of the linear whose ".weight" this tensor is; NULL for every other tensor. */
+static const sq_plan_row *row_of(const sq_plan *p, const sq_tensor *t) {
+    for (size_t i = 0; i < p->n; i++) {
+        if (p->rows[i].quantize && p->rows[i].linear->file == t) {
+            return &p->rows[i];
+        }
+    }
+    return NULL;
+}
+
+typedef struct spec_list {
+    sq_tensor_spec *items;
+    size_t n;
+} spec_list;
+
+static sq_status add(sq_output *o, spec_list *l, const char *stem, const char *suffix, sq_dtype t,
+                     int64_t a, int64_t b, sq_error *err) {
+    char *name = sq_arena_printf(&o->arena, err, "%s%s", stem, suffix);
+    if (name == NULL) {
+        return SQ_ENOMEM;
+    }
+    l->items[l->n++] = (sq_tensor_spec){name, t, b == 0 ? 1 : 2, {a, b}};
+    return SQ_OK;
+}
+
+static sq_status add_packed(sq_output *o, spec_list *l, const sq_plan_row *r, sq_error *err) {
+    const sq_grid *g = &r->grid;
+    const char *stem = r->linear->file_name;
+    int64_t n = r->linear->weight.n, groups = g->k_padded / g->group;
+    sq_status st;
+    SQ_TRY(
+        add(o, l, stem, ".weight_packed", SQ_I32, n, sq_ct_row_words(g->k_padded, g->bits), err));
+    SQ_TRY(add(o, l, stem, ".weight_scale", g->scale_type, n, groups, err));
+    SQ_TRY(add(o, l, stem, ".weight_shape", SQ_I64, 2, 0, err));
+    if (!g->symmetric) {
+        SQ_TRY(add(o, l, stem, ".weight_zero_point", SQ_I32, sq_ct_zero_rows(n, g->bits), groups,
+                   err));
+    }
+fail:
+    return st;
+}
+
+static sq_status open_writer(sq_output *o, int resume, sq_error *err) {
+    const sq_checkpoint *c = o->net->ckpt;
+    size_t n = sq_checkpoint_count(c);
+    spec_list l = {sq_arena_alloc(&o->arena, 4 * n, sizeof(sq_tensor_spec), err), 0};
+    if (l.items == NULL) {
+        return SQ_ENOMEM;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const sq_tensor *t = sq_checkpoint_at(c, i);
+        const sq_plan_row *r = row_of(o->plan, t);
+        if (r != NULL) {
+            sq_status st = add_packed(o, &l, r, err);
+            if (st != SQ_OK) {
+                return st;
+            }
+            continue;
+        }
+        sq_tensor_spec *s = &l.items[l.n++];
+        *s = (sq_tensor_spec){.name = t->name, .dtype = t->dtype, .rank = t->rank};
+        memcpy(s->shape, t->shape, sizeof s->shape);
+    }
+    return sq_st_writer_open(&o->writer, o->partial, l.items, l.n, SHARD_BYTES, resume, err);
+}
+
+static char *in_partial(sq_output *o, const char *name, sq_error *err) {
+    return sq_path_join(&o->arena, o->partial, name, err);
+}
+
+/* Reads the journal of an earlier run; another fingerprint or a damaged one means a new start. */
+static int load_journal(sq_output *o, const char *fingerprint) {
+    char *path = in_partial(o, "journal.json", NULL);
+    if (path == NULL || sq_json_load(path, &o->journal, NULL) != SQ_OK) {
+        return 0;
+    }
+    if (strcmp(sq_json_str(o->journal, "fingerprint", ""), fingerprint) == 0) {
+        return 1;
+    }
+    json_decref(o->journal);
+    o->journal = NULL;
+    return 0;
+}
+
+sq_status sq_output_open(sq_output *o, const sq_net *net, const sq_plan *plan, const char *source,
+                         const char *out, const char *fingerprint, int resume, sq_error *err) {
+    *o = (sq_output){.net = net, .plan = plan, .source = source, .final = out};
+    sq_status st;
+    if (sq_file_exists(out)) {
+        sq_fail(err, SQ_EARG, "'%s' exists already; wanted a new folder", out);
+        sq_hint(err, "remove it, or choose another -o");
+        return SQ_EARG;
+    }
+    size_t n = strlen(out);
+    while (n > 1 && out[n - 1] == '/') {
+        n--;
+    }
+    o->partial = sq_arena_printf(&o->arena, err, "%.*s.partial", (int)n, out);
+    o->final = sq_arena_printf(&o->arena, err, "%.*s", (int)n, out);
+    if (o->partial == NULL || o->final == NULL) {
+        return SQ_ENOMEM;
+    }
+    o->resumed = resume && sq_is_dir(o->partial) && load_journal(o, fingerprint);
+    if (!o->resumed) {
+        SQ_TRY(sq_remove_tree(o->partial, err));
+        o->journal = json_pack("{s:s, s:{}, s:{}}", "fingerprint", fingerprint, "done", "hashes");
+    }
+    SQ_TRY(sq_make_dirs(o->partial, err));
+    SQ_TRY(open_writer(o, o->resumed, err));
+fail:
+    return st;
+}
+
+void sq_output_close(sq_output *o) {
+    sq_st_writer_close(&o->writer);
+    json_decref(o->journal);
+    sq_arena_free(&o->arena);
+    *o = (sq_output){0};
+}
+
+const json_t *sq_output_done(const sq_output *o, const char *unit) {
+    return json_object_get(json_object_get(o->journal, "done"), unit);
+}
+
+static sq_status put(sq_output *o, const char *name, const void *data, size_t bytes,
+                     sq_error *err) {
+    char hash[17];
+    sq_hash_text(data, bytes, hash);
+    json_object_set_new(json_object_get(o->journal, "hashes"), name, json_string(hash));
+    return sq_st_writer_put(o->writer, name, data, bytes, err);
+}
+
+static sq_status put_suffix(sq_output *o, const sq_linear *l, const char *suffix, const void *data,
+                            size_t bytes, sq_error *err) {
+    char *name = sq_arena_printf(&o->arena, err, "%s%s", l->file_name, suffix);
+    return name == NULL ? SQ_ENOMEM : put(o, name, data, bytes, err);
+}
+
+sq_status sq_output_codes(sq_output *o, const sq_linear *l, const sq_codes *c, sq_error *err) {
+    const sq_grid *g = &c->grid;
+    int64_t groups = g->k_padded / g->group, shape[2] = {c->n, g->k};
+    size_t words = (size_t)(c->n * sq_ct_row_words(g->k_padded, g->bits)),
+           cells = (size_t)(c->n * groups);
+    size_t zwords = (size_t)(sq_ct_zero_rows(c->n, g->bits) * groups),
+           es = sq_dtype_size(g->scale_type);
+    uint32_t *w = sq_alloc_raw(words, sizeof *w, "packed codes", err);
+    uint32_t *z = sq_alloc_raw(zwords, sizeof *z, "packed zero points", err);
+    void *s = sq_alloc_raw(cells, es, "scales", err);
+    sq_status st = SQ_ENOMEM;
+    if (w != NULL && z != NULL && s != NULL) {
+        sq_ct_pack_rows(w, c->codes, c->n, g->k_padded, g->bits);
+        sq_ct_pack_zeros(z, c->zeros, c->n, groups, g->bits);
+        sq_from_f32(s, g->scale_type, c->scales, cells);
+        SQ_TRY(put_suffix(o, l, ".weight_packed", w, words * sizeof *w, err));
+        SQ_TRY(put_suffix(o, l, ".weight_scale", s, cells * es, err));
+        SQ_TRY(put_suffix(o, l, ".weight_shape", shape, sizeof shape, err));
+        if (!g->symmetric) {
+            SQ_TRY(put_suffix(o, l, ".weight_zero_point", z, zwords * sizeof *z, err));
+        }
+    }
+fail:
+    sq_free(w);
+    sq_free(z);
+    sq_free(s);
+    return st;
+}
+
+sq_status sq_output_floats(sq_output *o, const sq_tensor *t, const float *data, sq_error *err) {
+    size_t es = sq_dtype_size(t->dtype), n = t->bytes / es;
+    void *p = sq_alloc_raw(n, es, t->name, err);
+    if (p == NULL) {
+        return SQ_ENOMEM;
+    }
+    sq_from_f32(p, t->dtype, data, n);
+    sq_status st = put(o, t->name, p, t->bytes, err);
+    sq_free(p);
+    return st;
+}
+
+sq_status sq_output_copy(sq_output *o, const sq_tensor *t, sq_error *err) {
+    sq_status st = put(o, t->name, t->data, t->bytes, err);
+    sq_map_release(t->data, t->bytes);
+    return st;
+}
+
+sq_status sq_output_commit(sq_output *o, const char *unit, json_t *entries, sq_error *err) {
+    json_object_set_new(json_object_get(o->journal, "done"), unit, entries);
+    char *path = in_partial(o, "journal.json", err);
+    sq_status st = path == NULL ? SQ_ENOMEM : sq_st_writer_sync(o->writer, err);
+    return st == SQ_OK ? sq_json_save(path, o->journal, err) : st;
+}
+
+/* ---- the end ---- */
+
+/* Groups of modules with the same scheme; all of one scheme are the class "Linear". */
+static json_t *quantization_config(sq_output *o, sq_error *err) {
+    const sq_plan *p = o->plan;
+    sq_ct_scheme *schemes = sq_arena_alloc(&o->arena, p->n + 1, sizeof *schemes, err);
+    char ***targets = sq_arena_alloc(&o->arena, p->n + 1, sizeof *targets, err);
+    size_t *counts = sq_arena_alloc(&o->arena, p->n + 1, sizeof *counts, err), n = 0, n_ignore = 0;
+    char **ignore = sq_arena_alloc(&o->arena, p->n + 8, sizeof *ignore, err);
+    if (schemes == NULL || targets == NULL || counts == NULL || ignore == NULL) {
+        return NULL;
+    }
+    int whole_vision = 1;
+    for (size_t i = 0; i < p->n; i++) {
+        const sq_plan_row *r = &p->rows[i];
+        whole_vision &= r->linear->part == SQ_PART_TEXT || !r->quantize;
+        if (!r->quantize) {
+            continue;
+        }
+        int channel = r->grid.group == r->grid.k;
+        sq_ct_scheme s = {.bits = r->grid.bits,
+                          .group_size = channel ? 0 : (int)r->grid.group,
+                          .symmetric = r->grid.symmetric};
+        size_t k = 0;
+        while (k < n && memcmp(&schemes[k], &s, sizeof s) != 0) {
+            k++;
+        }
+        if (k == n) {
+            schemes[n] = s;
+            targets[n] = sq_arena_alloc(&o->arena, p->n, sizeof **targets, err);
+            if (targets[n++] == NULL) {
+                return NULL;
+            }
+        }
+        targets[k][counts[k]++] = (char *)(uintptr_t)r->linear->file_name;
+    }
+    static char linear[] = "Linear";
+    if (n == 1) {
+        targets[0][0] = linear;
+        counts[0] = 1;
+    }
+    /* transformers and vLLM name the tower differently: the family's patterns, then what else is
+     * not quantized. */
+    for (const char *const *k = o->net->config.arch->keep; *k != NULL; k++) {
+        if (whole_vision || strncmp(*k, "re:", 3) != 0) {
+            ignore[n_ignore++] = (char *)(uintptr_t)*k;
+        }
+    }
+    for (size_t i = 0; i < p->n; i++) {
+        const sq_plan_row *r = &p->rows[i];
+        if (!r->quantize && (!whole_vision || r->linear->part == SQ_PART_TEXT)) {
+            ignore[n_ignore++] = (char *)(uintptr_t)r->linear->file_name;
+        }
+    }
+    return sq_ct_config(schemes, (char *const *const *)targets, counts, n, ignore, n_ignore);
+}
+
+static sq_status write_config(sq_output *o, sq_error *err) {
+    json_t *config = json_deep_copy(o->net->config.json), *q = quantization_config(o, err);
+    char *path = in_partial(o, "config.json", err);
+    sq_status st = SQ_ENOMEM;
+    if (config != NULL && q != NULL && path != NULL) {
+        json_object_set(config, "quantization_config", q);
+        st = sq_json_save(path, config, err);
+    }
+    json_decref(config);
+    json_decref(q);
+    return st;
+}
+
+static sq_status copy_files(sq_output *o, json_t *files, sq_error *err) {
+    char **names;
+    size_t n;
+    sq_status st = sq_list_dir(&o->arena, o->source, &names, &n, err);
+    for (size_t i = 0; st == SQ_OK && i < n; i++) {
+        char *from = sq_path_join(&o->arena, o->source, names[i], err),
+             *to = in_partial(o, names[i], err), hash[17];
+        if (from == NULL || to == NULL) {
+            return SQ_ENOMEM;
+        }
+        sq_map m;
+        if (sq_output_own_file(names[i]) || sq_is_dir(from) || names[i][0] == '.') {
+            continue;
+        }
+        SQ_TRY(sq_file_copy(from, to, err));
+        SQ_TRY(sq_map_open(&m, from, err));
+        sq_hash_text(m.data, m.size, hash);
+        sq_map_close(&m);
+        json_object_set_new(files, names[i], json_string(hash));
+    }
+fail:
+    return st;
+}
+
+sq_status sq_output_finish(sq_output *o, json_t *layers, sq_error *err) {
+    json_t *files = json_object(), *record = NULL;
+    char *path = in_partial(o, "squint.json", err), *journal = in_partial(o, "journal.json", err);
+    sq_status st = path == NULL || journal == NULL ? SQ_ENOMEM : SQ_OK;
+    SQ_TRY(st);
+    SQ_TRY(sq_st_writer_finish(&o->writer, err));
+    SQ_TRY(write_config(o, err));
+    SQ_TRY(copy_files(o, files, err));
+    record = json_pack("{s:i, s:s, s:O, s:O, s:O}", "version", 1, "squint", SQ_VERSION, "layers",
+                       layers, "files", files, "tensors", json_object_get(o->journal, "hashes"));
+    SQ_TRY(sq_json_save(path, record, err));
+    if (rename(o->partial, o->final) != 0) {
+        st = sq_fail_errno(err, "cannot rename to", o->final);
+        goto fail;
+    }
+    journal = sq_path_join(&o->arena, o->final, "journal.json", err);
+    if (journal != NULL) {
+        unlink(journal);
+    }
+fail:
+    json_decref(files);
+    json_decref(record);
+    return st;
+}

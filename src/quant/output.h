@@ -1,0 +1,43 @@
+/* The folder that a quantization writes: OUT.partial with the tensors, a journal of finished layers
+ * and a record for verification; renamed to OUT when complete. */
+#ifndef SQ_QUANT_OUTPUT_H
+#define SQ_QUANT_OUTPUT_H
+
+#include "quant/awq.h"
+#include "quant/plan.h"
+
+typedef struct sq_output {
+    sq_arena arena;
+    const sq_net *net;
+    const sq_plan *plan;
+    const char *source, *final;
+    char *partial;
+    sq_st_writer *writer;
+    json_t
+        *journal; /* {"fingerprint", "done": {unit: [layer entries]}, "hashes": {tensor: hash}} */
+    int resumed;
+} sq_output;
+
+/* Refuses an existing OUT. `fingerprint` names model, options and data: another one in OUT.partial
+ * starts anew. */
+sq_status sq_output_open(sq_output *o, const sq_net *net, const sq_plan *plan, const char *source,
+                         const char *out, const char *fingerprint, int resume, sq_error *err);
+/* Layer entries of a unit ("text.3", "vision", …) that is written already; NULL when it is not.
+ * Borrowed. */
+const json_t *sq_output_done(const sq_output *o, const char *unit);
+sq_status sq_output_codes(sq_output *o, const sq_linear *l, const sq_codes *c, sq_error *err);
+/* A tensor of the source with other numbers of the same type. */
+sq_status sq_output_floats(sq_output *o, const sq_tensor *t, const float *data, sq_error *err);
+sq_status sq_output_copy(sq_output *o, const sq_tensor *t, sq_error *err);
+/* Syncs, then records the unit. Takes entries. */
+sq_status sq_output_commit(sq_output *o, const char *unit, json_t *entries, sq_error *err);
+/* config.json, the other files byte for byte, squint.json; renames. */
+sq_status sq_output_finish(sq_output *o, json_t *layers, sq_error *err);
+void sq_output_close(sq_output *o);
+
+/* FNV-1a 64 as 16 hex digits. */
+void sq_hash_text(const void *p, size_t n, char out[17]);
+/* 1 for files that the writer makes itself: weights, index, config.json, squint.json. */
+int sq_output_own_file(const char *name);
+
+#endif

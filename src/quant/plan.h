@@ -1,0 +1,28 @@
+/* Which linear gets what, found before any work: every column count that a group does not divide is
+ * known here. */
+#ifndef SQ_QUANT_PLAN_H
+#define SQ_QUANT_PLAN_H
+
+#include "model/model.h"
+#include "quant/codes.h"
+#include "squint/squint.h"
+
+typedef struct sq_plan_row {
+    const sq_linear *linear;
+    int quantize, awq;
+    sq_grid grid;
+    const char *note; /* what was done about columns that the group does not divide; NULL */
+} sq_plan_row;
+
+typedef struct sq_plan {
+    sq_plan_row *rows; /* in order of execution */
+    size_t n;
+} sq_plan;
+
+/* Checks the options (SQ_EARG names the one that is wrong) and decides. */
+sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_options *options,
+                       sq_error *err);
+void sq_plan_close(sq_plan *p);
+const sq_plan_row *sq_plan_find(const sq_plan *p, const sq_linear *l);
+
+#endif

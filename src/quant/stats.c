@@ -1,0 +1,89 @@
+#include "quant/stats.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+sq_status sq_stat_open(sq_stat *s, int64_t k, sq_error *err) {
+    *s = (sq_stat){.k = k};
+    s->sum_abs = sq_alloc((size_t)k, sizeof *s->sum_abs, "statistics", err);
+    s->max_abs = sq_alloc((size_t)k, sizeof *s->max_abs, "statistics", err);
+    s->xx = sq_alloc((size_t)k, (size_t)k * sizeof *s->xx, "statistics (X'X)", err);
+    if (s->sum_abs == NULL || s->max_abs == NULL || s->xx == NULL) {
+        sq_stat_close(s);
+        return SQ_ENOMEM;
+    }
+    return SQ_OK;
+}
+
+void sq_stat_close(sq_stat *s) {
+    sq_free(s->sum_abs);
+    sq_free(s->max_abs);
+    sq_free(s->xx);
+    *s = (sq_stat){0};
+}
+
+void sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows) {
+#pragma omp parallel for schedule(static) if (s->k * rows > 16384)
+    for (int64_t c = 0; c < s->k; c++) {
+        double sum = 0;
+        float top = s->max_abs[c];
+        for (int64_t r = 0; r < rows; r++) {
+            float v = fabsf(x[r * ldx + c]);
+            sum += (double)v;
+            top = v > top ? v : top;
+        }
+        s->sum_abs[c] += sum;
+        s->max_abs[c] = top;
+    }
+    sq_syrk_accumulate(x, ldx, rows, s->k, s->xx);
+    s->rows += rows;
+}
+
+sq_status sq_stat_set_sink(void *user, int tap, const float *x, int64_t ldx, int64_t rows,
+                           int64_t k, sq_error *err) {
+    sq_stat_set *set = user;
+    if (tap < set->first || tap >= set->first + set->n) {
+        return SQ_OK;
+    }
+    sq_stat *s = &set->stats[tap - set->first];
+    if (s->k == 0) {
+        sq_status st = sq_stat_open(s, k, err);
+        if (st != SQ_OK) {
+            return st;
+        }
+    }
+    sq_stat_add(s, x, ldx, rows);
+    return SQ_OK;
+}
+
+static const sq_tensor *part(const sq_checkpoint *f, const char *name, const char *what, sq_dtype t,
+                             size_t bytes) {
+    char key[600];
+    snprintf(key, sizeof key, "%s.%s", name, what);
+    const sq_tensor *x = sq_checkpoint_find(f, key);
+    return x != NULL && x->dtype == t && x->bytes == bytes ? x : NULL;
+}
+
+sq_status sq_stat_load(sq_stat *s, const sq_checkpoint *f, const char *name, int64_t k,
+                       sq_error *err) {
+    size_t n = (size_t)k;
+    const sq_tensor *sum = part(f, name, "sum_abs", SQ_F64, n * 8),
+                    *top = part(f, name, "max_abs", SQ_F32, n * 4);
+    const sq_tensor *xx = part(f, name, "xx", SQ_F32, n * n * 4),
+                    *rows = part(f, name, "rows", SQ_I64, 8);
+    if (sum == NULL || top == NULL || xx == NULL || rows == NULL) {
+        return sq_fail(
+            err, SQ_EFORMAT,
+            "the statistics file does not fit the model; '%s' is missing or has another width",
+            name);
+    }
+    sq_status st = sq_stat_open(s, k, err);
+    if (st == SQ_OK) {
+        memcpy(s->sum_abs, sum->data, sum->bytes);
+        memcpy(s->max_abs, top->data, top->bytes);
+        memcpy(s->xx, xx->data, xx->bytes);
+        memcpy(&s->rows, rows->data, 8);
+    }
+    return st;
+}
