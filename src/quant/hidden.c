@@ -1,6 +1,7 @@
 #include "quant/hidden.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

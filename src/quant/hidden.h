@@ -5,6 +5,7 @@
 
 #include "quant/samples.h"
 #include "quant/stats.h"
+#include "squint/progress.h"
 
 typedef struct sq_hidden {
     const sq_net *net;

@@ -1,0 +1,18 @@
+/* Two models on the same prompts: KL and first choices over every position. */
+#ifndef SQ_QUANT_COMPARE_H
+#define SQ_QUANT_COMPARE_H
+
+#include "quant/samples.h"
+
+typedef struct sq_comparison {
+    double kl,
+        nll; /* sums in nats: KL(reference || model), and the model's negative log-likelihood */
+    int64_t positions, predicted, agree,
+        bad; /* compared; with a next token; equal first choice; not numbers */
+} sq_comparison;
+
+/* Adds one prompt. reference may be NULL: only the likelihood of the prompt's own tokens. */
+sq_status sq_compare(sq_comparison *c, const sq_net *model, const sq_net *reference,
+                     const sq_prompt *prompt, sq_error *err);
+
+#endif
