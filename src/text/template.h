@@ -18,7 +18,8 @@ void sq_template_close(sq_template **t);
 
 /* Renders with variables = a JSON object (messages, add_generation_prompt, tools, bos_token, …) as
  * HF's apply_chat_template does (trim_blocks and lstrip_blocks on). raise_exception gives SQ_EARG.
- */
+ * An integer variable strftime_now fixes its clock: seconds since 1970, UTC. Named templates: with
+ * tools that are not null "tool_use" is taken, otherwise "default". */
 sq_status sq_template_render(const sq_template *t, const json_t *variables, sq_buf *out,
                              sq_error *err);
 
