@@ -12,7 +12,9 @@
 enum {
     FEW_ROWS = 8,              /* at most: the weights are read once, from memory */
     PANEL_FLOATS = 128 * 1024, /* 512 KiB: a share of the L2 cache */
-    ROW_TILE = 64,             /* output columns of one dot task */
+    FEW_WORK = 1 << 18,        /* products below this are not worth waking threads */
+    MANY_WORK = 1 << 21,
+    ROW_TILE = 64, /* output columns of one dot task */
 };
 
 /* Scratch of a thread, freed when it ends. */
@@ -85,7 +87,7 @@ static void few_quantized(const sq_weight *w, const float *x, int64_t ldx, int64
         pad_x(w, x + i * ldx, xp + i * columns, xs + i * groups);
     }
     int64_t tiles = (w->n + ROW_TILE - 1) / ROW_TILE;
-#pragma omp parallel for schedule(static) if (w->n * w->k > 16384)
+#pragma omp parallel for schedule(static) if (w->n * w->k > FEW_WORK)
     for (int64_t t = 0; t < tiles; t++) {
         int64_t lo = t * ROW_TILE, m = w->n - lo < ROW_TILE ? w->n - lo : ROW_TILE;
         for (int64_t i = 0; i < rows; i++) {
@@ -102,7 +104,7 @@ static void few_quantized(const sq_weight *w, const float *x, int64_t ldx, int64
 static void few_dense(const sq_weight *w, const float *x, int64_t ldx, int64_t rows,
                       const float *bias, float *y, int64_t ldy) {
     const sq_kernels *kn = sq_kernels_get();
-#pragma omp parallel for schedule(static) if (w->n * w->k > 16384)
+#pragma omp parallel for schedule(static) if (w->n * w->k > FEW_WORK)
     for (int64_t r = 0; r < w->n; r++) {
         for (int64_t i = 0; i < rows; i++) {
             y[i * ldy + r] = dot_dense(kn, w, r, x + i * ldx) + (bias == NULL ? 0.0f : bias[r]);
@@ -115,7 +117,7 @@ static void many(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, 
     int64_t panel = PANEL_FLOATS / w->k / 16 * 16;
     panel = panel < 16 ? 16 : panel > 128 ? 128 : panel;
     int64_t panels = (w->n + panel - 1) / panel;
-#pragma omp parallel for schedule(dynamic, 1) if (w->n * w->k * rows > 65536)
+#pragma omp parallel for schedule(dynamic, 1) if (w->n * w->k * rows > MANY_WORK)
     for (int64_t t = 0; t < panels; t++) {
         int64_t lo = t * panel, m = w->n - lo < panel ? w->n - lo : panel;
         float *wide = sq_thread_scratch(1, (size_t)(panel * w->k));

@@ -40,7 +40,7 @@ void sq_rope_rows(const sq_net *n, const int32_t *const p[3], int64_t count, flo
         first = c->mrope[0];
         second = c->mrope[1];
     }
-#pragma omp parallel for schedule(static) if (count > 16)
+#pragma omp parallel for schedule(static) if (count > 256)
     for (int64_t t = 0; t < count; t++) {
         for (int64_t i = 0; i < half; i++) {
             int row = i < first ? 0 : i < first + second ? 1 : 2;

@@ -99,7 +99,7 @@ static void attend_chunk(const sq_net *n, sq_work *w, const sq_kv *kv, int64_t l
     int64_t hd = c->head_dim, half = hd / 2, tiles = sq_ceil_div(rows, SQ_Q_TILE);
     int64_t share = c->heads / c->kv_heads, keys = sq_round_up(at + rows, SQ_KV_BLOCK);
     int64_t task_floats = (rows < SQ_Q_TILE ? rows : SQ_Q_TILE) * keys;
-#pragma omp parallel for schedule(dynamic, 1) if (rows > 1 || at > 256)
+#pragma omp parallel for schedule(dynamic, 1) if (rows * at > 4096)
     for (int64_t task = 0; task < c->heads * tiles; task++) {
         int64_t head = task % c->heads, t0 = task / c->heads * SQ_Q_TILE;
         int64_t m = rows - t0 < SQ_Q_TILE ? rows - t0 : SQ_Q_TILE;
@@ -159,7 +159,7 @@ static void apply(const sq_linear *l, const float *x, int64_t ldx, int64_t rows,
 static void norm_rows(float *y, const float *x, const float *w, float eps, int64_t rows,
                       int64_t n) {
     const sq_kernels *kn = sq_kernels_get();
-#pragma omp parallel for schedule(static) if (rows > 8)
+#pragma omp parallel for schedule(static) if (rows > 32)
     for (int64_t i = 0; i < rows; i++) {
         kn->rmsnorm(y + i * n, x + i * n, w, eps, n);
     }
@@ -183,7 +183,7 @@ static sq_status mlp_chunk(const sq_net *n, sq_work *w, const sq_block *b, float
     SQ_TRY(tap(sink, gate->tap, w->x.data, hid, rows, hid, err));
     apply(gate, w->x.data, hid, rows, w->gate.data, inter);
     apply(&b->linears[SQ_L_UP], w->x.data, hid, rows, w->up.data, inter);
-#pragma omp parallel for schedule(static) if (rows > 8)
+#pragma omp parallel for schedule(static) if (rows > 32)
     for (int64_t i = 0; i < rows; i++) {
         kn->silu_mul(w->gate.data + i * inter, w->up.data + i * inter, inter);
     }

@@ -26,7 +26,7 @@ static void norm_row(const tower *t, float *y, const float *x, const sq_norm *n)
 }
 
 static void norm_rows(const tower *t, float *y, const float *x, int64_t rows, const sq_norm *n) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * t->width > 65536)
     for (int64_t i = 0; i < rows; i++) {
         norm_row(t, y + i * t->width, x + i * t->width, n);
     }
@@ -82,7 +82,7 @@ static void rotary(const tower *t, int64_t grid_h, int64_t grid_w) {
     const sq_config *c = &t->net->config;
     int64_t half = c->v_head_dim / 2, quarter = half / 2, m = c->merge, unit = m * m;
     int64_t gw = grid_w / m, per_slot = grid_h * grid_w / unit;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (t->rows > 512)
     for (int64_t u = 0; u < t->rows / unit; u++) {
         int64_t cell = t->order[u] % per_slot;
         for (int64_t i = 0; i < unit; i++) {
@@ -148,7 +148,7 @@ static sq_status tap(const tower *t, const sq_linear *l, const float *x, int64_t
 }
 
 static void add(float *h, const float *x, int64_t n) {
-#pragma omp parallel for simd schedule(static)
+#pragma omp parallel for simd schedule(static) if (n > 65536)
     for (int64_t i = 0; i < n; i++) {
         h[i] += x[i];
     }
@@ -173,7 +173,7 @@ static sq_status attention(const tower *t, const sq_block *b, int full, float *h
     }
     SQ_TRY(sq_scratch_need(&w->scores, (size_t)sq_threads() * SQ_Q_TILE * (size_t)longest,
                            "vision attention scores", err));
-#pragma omp parallel for schedule(dynamic, 1)
+#pragma omp parallel for schedule(dynamic, 1) if (t->rows > 128)
     for (int64_t task = 0; task < n_seg * c->v_heads; task++) {
         int64_t s = task / c->v_heads;
         attend_segment(t, bounds[s], bounds[s + 1], task % c->v_heads,
@@ -219,7 +219,7 @@ static sq_status mlp(const tower *t, const sq_block *b, float *h, sq_error *err)
         if (a->vision_gated) {
             sq_matmul(&gate->weight, x, t->width, rows, gate->bias, g, inter);
         }
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows > 64)
         for (int64_t r = 0; r < rows; r++) {
             if (a->vision_gated) {
                 kn->silu_mul(g + r * inter, u + r * inter, inter);
@@ -252,7 +252,7 @@ static sq_status merge(const tower *t, float *h, float *out, sq_error *err) {
         const float *x = h + i * wide;
         SQ_TRY(tap(t, fc1, x, rows, wide, err));
         sq_matmul(&fc1->weight, x, wide, rows, fc1->bias, mid, wide);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows > 64)
         for (int64_t r = 0; r < rows; r++) {
             activate(SQ_ACT_GELU, mid + r * wide, wide);
         }

@@ -1,0 +1,264 @@
+/* Every kernel of every ISA that this CPU runs, against the C reference: random and adversarial
+ * data, all small sizes, unaligned pointers, canaries behind the outputs. With --bench it times
+ * them instead. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "kernels/kernels.h"
+
+enum { CANARY = 16, MAX_N = 1 << 12 };
+
+static const sq_kernels *ref, *isa;
+static int failed, passed;
+static uint32_t seed = 1;
+
+static float uniform(void) {
+    seed = seed * 1664525u + 1013904223u;
+    return (float)(seed >> 8) / 8388608.0f - 1.0f;
+}
+
+/* kind 0: plain; 1: large and small together; 2: zeros and signs */
+static void fill(float *x, int64_t n, int kind) {
+    for (int64_t i = 0; i < n; i++) {
+        float u = uniform();
+        x[i] = kind == 0    ? u
+               : kind == 1  ? u * expf(8 * uniform())
+               : i % 3 == 0 ? 0.0f
+               : u < 0      ? -0.0f
+                            : 30 * u;
+    }
+}
+
+static void verdict(const char *name, int64_t n, int ok, double err, double tol) {
+    if (ok) {
+        passed++;
+        return;
+    }
+    failed++;
+    fprintf(stderr, "FAIL %s %s n=%lld: error %g, wanted at most %g\n", isa->name, name,
+            (long long)n, err, tol);
+}
+
+/* Element by element: |a - b| <= tol * (|b| + floor); and the canary. */
+static void same(const char *name, const float *a, const float *b, int64_t n, double tol,
+                 double floor) {
+    double worst = 0;
+    int ok = 1;
+    for (int64_t i = 0; i < n; i++) {
+        double e = fabs((double)a[i] - (double)b[i]) / (fabs((double)b[i]) + floor);
+        ok &= e <= tol;
+        worst = e > worst || !(e == e) ? e : worst;
+    }
+    for (int64_t i = n; i < n + CANARY; i++) {
+        ok &= a[i] == 12345.0f;
+    }
+    verdict(name, n, ok, worst, tol);
+}
+
+static float bufs[8][MAX_N + 64];
+static float *buf(int i, int64_t n, int offset) {
+    float *p = bufs[i] + offset;
+    for (int64_t k = n; k < n + CANARY; k++) {
+        p[k] = 12345.0f;
+    }
+    return p;
+}
+
+static void test_dots(int64_t n, int kind) {
+    float *a = buf(0, n, 1), *b = buf(1, n, 3);
+    uint16_t h[MAX_N + 1], *w = h + (n & 1);
+    fill(a, n, kind);
+    fill(b, n, kind);
+    double size = 0;
+    for (int64_t i = 0; i < n; i++) {
+        size += fabs((double)a[i] * (double)b[i]);
+    }
+    double tol = (size + 1e-30) * 1.2e-7 * (8 + sqrt((double)n)), e;
+    e = fabs((double)isa->dot_f32(a, b, n) - (double)ref->dot_f32(a, b, n));
+    verdict("dot_f32", n, e <= tol, e, tol);
+    for (int half = 0; half < 2; half++) {
+        sq_from_f32(w, half ? SQ_F16 : SQ_BF16, a, (size_t)n);
+        float *x = buf(2, n, 1), *y = buf(3, n, 0);
+        if (half) {
+            e = fabs((double)isa->dot_f16(w, b, n) - (double)ref->dot_f16(w, b, n));
+            isa->widen_f16(x, w, n);
+            ref->widen_f16(y, w, n);
+        } else {
+            e = fabs((double)isa->dot_bf16(w, b, n) - (double)ref->dot_bf16(w, b, n));
+            isa->widen_bf16(x, w, n);
+            ref->widen_bf16(y, w, n);
+        }
+        verdict(half ? "dot_f16" : "dot_bf16", n, e <= 1.02 * tol, e, tol);
+        same(half ? "widen_f16" : "widen_bf16", x, y, n, 0, 1e-30);
+    }
+}
+
+static void test_rows(int64_t n, int kind) {
+    float *x = buf(0, n, 1), *w = buf(1, n, 2), *b = buf(2, n, 3), *y = buf(3, n, 1),
+          *z = buf(4, n, 0);
+    fill(x, n, kind);
+    fill(w, n, 0);
+    fill(b, n, 0);
+    isa->rmsnorm(y, x, w, 1e-6f, n);
+    ref->rmsnorm(z, x, w, 1e-6f, n);
+    same("rmsnorm", y, z, n, 1e-5, 1e-6);
+    isa->layernorm(y, x, w, b, 1e-6f, n);
+    ref->layernorm(z, x, w, b, 1e-6f, n);
+    same("layernorm", y, z, n, 2e-5, 1.0);
+    isa->layernorm(y, x, w, NULL, 1e-6f, n);
+    ref->layernorm(z, x, w, NULL, 1e-6f, n);
+    same("layernorm without bias", y, z, n, 2e-5, 1.0);
+    memcpy(y, x, (size_t)n * 4);
+    memcpy(z, x, (size_t)n * 4);
+    isa->softmax(y, n);
+    ref->softmax(z, n);
+    same("softmax", y, z, n, 1e-5, 1e-9);
+    memcpy(y, x, (size_t)n * 4);
+    memcpy(z, x, (size_t)n * 4);
+    isa->silu_mul(y, w, n);
+    ref->silu_mul(z, w, n);
+    same("silu_mul", y, z, n, 1e-5, 1e-6);
+    memcpy(y, x, (size_t)n * 4);
+    memcpy(z, x, (size_t)n * 4);
+    isa->axpy(y, 0.7f, w, n);
+    ref->axpy(z, 0.7f, w, n);
+    same("axpy", y, z, n, 2e-7, 64.0); /* fused or not: one rounding of the product */
+    void (*const acts[2][3])(float *, int64_t) = {{isa->quick_gelu, isa->gelu_erf, isa->gelu_tanh},
+                                                  {ref->quick_gelu, ref->gelu_erf, ref->gelu_tanh}};
+    static const char *const names[] = {"quick_gelu", "gelu_erf", "gelu_tanh"};
+    for (int i = 0; i < 3; i++) {
+        memcpy(y, x, (size_t)n * 4);
+        memcpy(z, x, (size_t)n * 4);
+        acts[0][i](y, n);
+        acts[1][i](z, n);
+        same(names[i], y, z, n, 1e-5, 0.1);
+    }
+    if (n % 2 == 0) {
+        memcpy(y, x, (size_t)n * 4);
+        memcpy(z, x, (size_t)n * 4);
+        isa->rope(y, w, b, n);
+        ref->rope(z, w, b, n);
+        same("rope", y, z, n, 0, 1e-30);
+    }
+}
+
+/* Codes, scales and zeros at random; the packed matrix against numbers made from the codes by hand.
+ */
+static void test_quantized(int bits, int64_t n, int64_t k, int64_t group) {
+    sq_error err = {0};
+    sq_weight w;
+    int64_t kp = (k + group - 1) / group * group, groups = kp / group, per = 32 / bits,
+            words = (kp + per - 1) / per;
+    uint32_t *packed = calloc((size_t)(n * words), 4);
+    float *scales = calloc((size_t)(n * groups), 4), *want = calloc((size_t)(n * k), 4);
+    uint8_t *zeros = calloc((size_t)(n * groups), 1);
+    for (int64_t i = 0; i < n * groups; i++) {
+        scales[i] = 0.01f + fabsf(uniform());
+        zeros[i] = (uint8_t)(i * 7 % (1 << bits));
+    }
+    for (int64_t r = 0; r < n; r++) {
+        for (int64_t c = 0; c < kp; c++) {
+            uint32_t q = (uint32_t)((r * 31 + c * 17 + c / 5) % (1 << bits));
+            packed[r * words + c / per] |= q << (c % per * bits);
+            if (c < k) {
+                int64_t g = r * groups + c / group;
+                want[r * k + c] = ((float)q - (float)zeros[g]) * scales[g];
+            }
+        }
+    }
+    if (sq_weight_quantized(&w, bits, packed, scales, zeros, n, k, kp, group, &err) != SQ_OK) {
+        verdict("sq_weight_quantized", k, 0, 0, 0);
+    } else {
+        float *got = calloc((size_t)(n * k + CANARY), 4), *x = calloc((size_t)(9 * k), 4),
+              y[9 * 64];
+        for (int i = 0; i < CANARY; i++) {
+            got[n * k + i] = 12345.0f;
+        }
+        sq_weight_rows_f32(&w, 0, n, got);
+        same(bits == 4 ? "dequant_q4" : "dequant_q8", got, want, n * k, 2e-7,
+             256.0); /* code * scale + offset: the larger terms cancel */
+        fill(x, 9 * k, 0);
+        for (int64_t rows = 1; rows <= 9; rows += 4) { /* the dot path and the panel path */
+            double worst = 0;
+            sq_matmul(&w, x, k, rows, NULL, y, n);
+            for (int64_t i = 0; i < rows * n; i++) {
+                double sum = 0, size = 1e-6;
+                for (int64_t c = 0; c < k; c++) {
+                    double t = (double)x[i / n * k + c] * (double)want[i % n * k + c];
+                    sum += t;
+                    size += fabs(t);
+                }
+                double e = fabs(sum - (double)y[i]) / size;
+                worst = e > worst || !(e == e) ? e : worst;
+            }
+            /* offsets and sums cancel: the magnitude is that of code * scale, not of the weight */
+            verdict(bits == 4 ? "matmul q4" : "matmul q8", k, worst <= 2e-4, worst, 2e-4);
+        }
+        free(got);
+        free(x);
+        sq_weight_free(&w);
+    }
+    free(packed);
+    free(scales);
+    free(zeros);
+    free(want);
+}
+
+static void bench(void) {
+    enum { N = 4096, K = 4096 };
+    sq_weight w;
+    sq_error err = {0};
+    uint32_t *packed = calloc((size_t)N * K / 8, 4);
+    float *scales = calloc((size_t)N * K / 128, 4), *x = calloc(K, 4), *y = calloc(N, 4);
+    if (sq_weight_quantized(&w, 4, packed, scales, NULL, N, K, K, 128, &err) == SQ_OK) {
+        double best = 1e9;
+        for (int i = 0; i < 30; i++) {
+            double t = sq_now();
+            sq_matmul(&w, x, K, 1, NULL, y, N);
+            t = sq_now() - t;
+            best = t < best ? t : best;
+        }
+        printf("%s q4 4096 x 4096, one row: %.2f GB/s of packed weights\n", isa->name,
+               (double)sq_weight_bytes(&w) / best / 1e9);
+        sq_weight_free(&w);
+    }
+    free(packed);
+    free(scales);
+    free(x);
+    free(y);
+}
+
+int main(int argc, char **argv) {
+    const sq_kernels *tables[16];
+    size_t n_tables = sq_kernels_available(tables, 16);
+    ref = tables[0];
+    for (size_t t = 0; t < n_tables; t++) {
+        isa = tables[t];
+        sq_kernels_select(isa->name, NULL);
+        if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+            bench();
+            continue;
+        }
+        static const int64_t more[] = {96, 127, 128, 129, 288, 340, 1000, 3420};
+        for (int64_t n = 1; n <= 70 + 8; n++) {
+            int64_t size = n <= 70 ? n : more[n - 71];
+            for (int kind = 0; kind < 3; kind++) {
+                test_dots(size, kind);
+                test_rows(size, kind);
+            }
+        }
+        static const int64_t shapes[][3] = {
+            {64, 128, 128}, {3, 288, 128}, {17, 288, 32}, {5, 288, 288}, {8, 340, 4},
+            {7, 340, 128},  {9, 96, 96},   {4, 640, 64},  {2, 512, 256}, {6, 40, 16},
+            {5, 20, 20},    {33, 1000, 8}, {64, 384, 48}};
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+            test_quantized(4, shapes[i][0], shapes[i][1], shapes[i][2]);
+            test_quantized(8, shapes[i][0], shapes[i][1], shapes[i][2]);
+        }
+    }
+    fprintf(stderr, "checkasm: %d passed, %d failed, %zu tables\n", passed, failed, n_tables);
+    return failed != 0;
+}
