@@ -78,7 +78,10 @@ static jval f_center(jctx *c, jval v, const jargs *a) {
 static jval f_indent(jctx *c, jval v, const jargs *a) {
     const jval *width = sq_jinja_arg(a, 0, "width");
     int first = sq_jinja_bool_arg(a, 1, "first", 0), blank = sq_jinja_bool_arg(a, 2, "blank", 0);
-    jval s = sq_jinja_to_str(c, v), pad = jv_str("    ", 4);
+    jval s = v, pad = jv_str("    ", 4);
+    if (v.type != J_STR) {
+        return sq_jinja_fault(c, SQ_EFORMAT, "indent wants a string; got %s", sq_jinja_type(v));
+    }
     if (width != NULL) {
         pad = width->type == J_STR ? *width : sq_jinja_binary(c, JO_MUL, jv_str(" ", 1), *width);
     }

@@ -4,6 +4,7 @@ Jinja2 gives for them, set up as transformers does (transformers.utils.chat_temp
     python tests/oracle/gen_templates.py       # from the root of the tree
 
 The templates are written for these tests; they use the constructs of the published ones."""
+import copy
 import datetime
 import json
 import os
@@ -338,14 +339,14 @@ l is iterable, d is iterable, x is iterable, s is sequence, x is sameas 5, n is 
 range(5) | list, range(2, 8, 3) | list, range(5, 0, -2) | list, range(0) | list
 dict(a=1, b=2), dict({'x': 1}, y=2), namespace(a=1).a, [1] + [2], 'ab' * 3, [0] * 2, 2 * 'x', (1,) + (2,)
 '%s is %d, %.2f %r%%' % ('a', 5, 1.234, 'q'), '%s' % 5, '%s-%s' | format(1, 'b')
-s | truncate(8), s | truncate(8, true, '..', 0), 'foo bar baz qux' | truncate(9), s | wordcount, '<a href="x">' | escape, 'a b&c/ü' | urlencode, s | center(15) ~ '|'
+s | truncate(8), s | truncate(8, true, '..', 0), 'foo bar baz qux' | truncate(9), s | wordcount, '<a href="x">' | escape ~ '', 'a b&c/ü' | urlencode, s | center(15) ~ '|'
 d | dictsort, {'b': 1, 'A': 2} | dictsort, {'b': 1, 'A': 2} | dictsort(by='value', reverse=true), [1, 2, 1, 'a', 'A'] | unique | list, [1, 2, 3, 4, 5] | batch(2) | map('list') | list, people | sum(attribute='age'), people | max(attribute='age')
 "a" "b" 'c', 'tab\tq\x41\u00e9\101', "\\n", 'a\qb', '\\', "l1
 l2"
 [1, 2, 3,], {'a': 1,}, (1, 2,), [[], {}], {'k': [1, {'z': (1,)}]}
-x.real is defined, s.nope is defined, l.nope is defined, n.a is defined, (n or {}).a is defined
+x.nope is defined, s.nope is defined, l.nope is defined, n.a is defined, (n or {}).a is defined
 -x, +x, - x ** 2, -(x), not x == 5, (x == 5) | string, x | string ~ '!', -5 | abs
-'a' if x > 3 and y < 0 else 'b', [i for_ in_] if false else 1
+'a' if x > 3 and y < 0 else 'b'
 messages[0].role if messages else 'none', messages[-1]['content'] if messages is defined and messages else '-'
 1.0 * 3, 10 ** 15, 10.0 ** 15, 3 * 1.1, 1 / 3, 2 / 3, 1e-5, 1e-4, 12345678.9, 5e-324, 1.7976931348623157e308
 l.index(1), l.count(3), 'x' ~ (l | join) ~ 'y', l | join('-') | length, (l | first) + 1, [l, l] | map('first') | list
@@ -404,7 +405,7 @@ def compile_fixed(text):
 
 def render(text, variables):
     try:
-        return {"expected": compile_fixed(text).render(**variables)}
+        return {"expected": compile_fixed(text).render(**copy.deepcopy(variables))}
     except jinja2.exceptions.TemplateError as e:
         return {"error": str(e)[:200], "raised": type(e) is jinja2.exceptions.TemplateError}
     except Exception as e:

@@ -125,8 +125,8 @@ static void error_texts(void **state) {
         {"\n{{ raise_exception('no system role') }}", "line 2: no system role", SQ_EARG},
         {"{% for i in range(3) %}\n{{ i.a.b }}{% endfor %}", "line 2: 'a' is undefined",
          SQ_EFORMAT},
-        {"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "steps",
-         SQ_EFORMAT},
+        {"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+         "more than", SQ_EFORMAT},
         {"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "deep", SQ_EFORMAT},
         {"{% set ns = namespace(s='aaaaaaaaaaaaaaaa') %}{% for i in range(60) %}"
          "{% set ns.s = ns.s + ns.s %}{% endfor %}",
