@@ -65,8 +65,13 @@ class Oracle:
     def __init__(self, folder, backend="pil", **load):
         self.folder = Path(folder)
         self.config = AutoConfig.from_pretrained(folder)
-        self.model = model_class(self.config).from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", **load).eval()
+        self.model, info = model_class(self.config).from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True,
+            **load)
+        self.model.eval()
+        lost = {k: sorted(v)[:3] for k, v in info.items() if v and not k.startswith("error")}
+        if lost:  # transformers fills missing weights with random ones and goes on
+            raise RuntimeError(f"tensors and modules do not match: {lost}")
         self.vlm = self.config.model_type in VLM
         self.double = None
         if self.vlm:

@@ -130,8 +130,8 @@ static void error_texts(void **state) {
         {"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "deep", SQ_EFORMAT},
         {"{% set ns = namespace(s='aaaaaaaaaaaaaaaa') %}{% for i in range(60) %}"
          "{% set ns.s = ns.s + ns.s %}{% endfor %}",
-         "MiB", SQ_EFORMAT},
-        {"{{ 'a' * 99999999999 }}", "MiB", SQ_EFORMAT},
+         "more than", SQ_EFORMAT},
+        {"{{ 'a' * 99999999999 }}", "more than", SQ_EFORMAT},
         {"{{ [0] * 999999999 }}", "", SQ_EFORMAT},
         {"{{ 9223372036854775 * 99999999 }}", "too large", SQ_EFORMAT},
         {"\xff", "UTF-8", SQ_EFORMAT},

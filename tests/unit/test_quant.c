@@ -1,0 +1,236 @@
+/* Quantization on a small checkpoint: codes, folding, the folder, its verification and what breaks
+ * it. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include <cmocka.h>
+
+#include "base/json.h"
+#include "quant/awq.h"
+#include "quant/quant.h"
+
+static char dir[] = "/tmp/squint-quant-XXXXXX";
+static char model[512], calib[512];
+
+static int setup(void **state) {
+    (void)state;
+    snprintf(model, sizeof model, "%s/tests/golden/models/qwen25vl-nested-f32",
+             getenv("SQ_TEST_ROOT"));
+    if (mkdtemp(dir) == NULL) {
+        return -1;
+    }
+    snprintf(calib, sizeof calib, "%s/calib.jsonl", dir);
+    sq_buf b = {0};
+    for (int i = 0; i < 8; i++) {
+        sq_buf_printf(
+            &b,
+            "{\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"image\", \"image\": "
+            "\"%s/../media/even.png\"}, {\"type\": \"text\", \"text\": \"Number %d, what is "
+            "it?\"}]}, "
+            "{\"role\": \"assistant\", \"content\": \"It is the answer %d of many.\"}]}\n",
+            model, i, i * 7);
+    }
+    sq_status st = sq_file_write(calib, b.data, b.len, NULL);
+    sq_buf_free(&b);
+    return st == SQ_OK ? 0 : -1;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    return sq_remove_tree(dir, NULL) == SQ_OK ? 0 : -1;
+}
+
+static void path_of(char *out, size_t cap, const char *name) {
+    snprintf(out, cap, "%s/%s", dir, name);
+}
+
+static void rounding_is_half_to_even(void **state) {
+    (void)state;
+    sq_grid g = {.bits = 4, .group = 4, .k = 4, .k_padded = 4, .scale_type = SQ_F32};
+    float scale, w[4] = {0.0f, 0.5f, 1.5f, 15.0f}, back[4];
+    uint8_t zero, codes[4];
+    sq_quantize_group(&g, w, 4, INFINITY, codes, back, &scale, &zero);
+    assert_true(scale == 1.0f && zero == 0);
+    assert_true(codes[1] == 0 && codes[2] == 2 && codes[3] == 15);
+    float zeros[4] = {0};
+    sq_quantize_group(&g, zeros, 4, INFINITY, codes, back, &scale, &zero);
+    assert_true(scale > 0 && back[0] == 0.0f);
+    float bad[4] = {NAN, INFINITY, -INFINITY, 1};
+    sq_quantize_group(&g, bad, 4, INFINITY, codes, back, &scale, &zero); /* must not trap */
+    assert_true(scale > 0);
+}
+
+static json_t *quantize(const char *name, const sq_quantize_options *o, sq_status want) {
+    char out[600];
+    sq_error err = {0};
+    json_t *report = NULL;
+    path_of(out, sizeof out, name);
+    sq_status st = sq_quantize_run(model, out, o, NULL, &report, &err);
+    if (st != want) {
+        print_error("%s: %s\n", name, err.text);
+    }
+    assert_int_equal(st, want);
+    return report;
+}
+
+static void never_worse_than_rtn(void **state) {
+    (void)state;
+    sq_quantize_options o = {.method = "awq", .group_size = 16, .calib = calib};
+    json_t *r = quantize("awq", &o, SQ_OK), *l;
+    size_t i;
+    double error = 0, rtn = 0;
+    json_array_foreach(json_object_get(r, "layers"), i, l) {
+        double e = sq_json_num(l, "error", NAN), n = sq_json_num(l, "rtn_error", NAN);
+        assert_true(e <= n * (1 + 1e-9));
+        error += e;
+        rtn += n;
+    }
+    assert_true(i > 0 && error < 0.95 * rtn);
+    json_decref(r);
+}
+
+/* 40 columns and groups of 16: padded, listed, and the same result as one that needs no padding
+ * would give at load. */
+static void padding_is_listed(void **state) {
+    (void)state;
+    sq_quantize_options o = {.method = "rtn", .group_size = 32};
+    json_t *r = quantize("padded", &o, SQ_OK), *l;
+    size_t i;
+    int padded = 0;
+    json_array_foreach(json_object_get(r, "layers"), i, l) {
+        padded += sq_json_int(l, "padded_columns", 0) > 0;
+    }
+    assert_true(padded > 0);
+    json_decref(r);
+    static const sq_indivisible others[] = {SQ_SMALLER_GROUP, SQ_CHANNEL};
+    for (int k = 0; k < 2; k++) {
+        char name[32];
+        snprintf(name, sizeof name, "other-%d", k);
+        o.indivisible = others[k];
+        r = quantize(name, &o, SQ_OK);
+        json_array_foreach(json_object_get(r, "layers"), i, l) {
+            assert_int_equal(sq_json_int(l, "padded_columns", -1), 0);
+        }
+        json_decref(r);
+    }
+}
+
+static void bad_options_are_refused(void **state) {
+    (void)state;
+    json_decref(quantize("x", &(sq_quantize_options){.method = "magic"}, SQ_EARG));
+    json_decref(quantize("x", &(sq_quantize_options){.method = "awq"}, SQ_EARG));
+    json_decref(quantize("x", &(sq_quantize_options){.method = "rtn", .group_size = 7}, SQ_EARG));
+    json_decref(quantize("x", &(sq_quantize_options){.method = "rtn", .scheme = "w3"}, SQ_EARG));
+    json_decref(quantize("awq", &(sq_quantize_options){.method = "rtn"}, SQ_EARG)); /* exists */
+    char path[600];
+    path_of(path, sizeof path, "x");
+    assert_false(sq_file_exists(path));
+}
+
+static sq_status verify(const char *name, sq_error *err) {
+    char out[600];
+    json_t *report = NULL;
+    path_of(out, sizeof out, name);
+    sq_verify_options o = {
+        .against = model, .data = calib, .samples = 2, .max_kl = 5, .min_top1 = 0.01};
+    sq_status st = sq_verify_run(out, &o, NULL, &report, err);
+    json_decref(report);
+    return st;
+}
+
+/* Changes one byte of a tensor's data, or of a file, and expects that the line names it. */
+static void damage(const char *tensor, const char *file) {
+    char path[700], out[600];
+    sq_error err = {0};
+    path_of(out, sizeof out, "awq");
+    snprintf(path, sizeof path, "%s/%s", out, file);
+    char *data;
+    size_t size, at = 20;
+    assert_int_equal(sq_file_read(path, (size_t)1 << 30, &data, &size, &err), SQ_OK);
+    if (tensor != NULL) {
+        sq_checkpoint *c;
+        assert_int_equal(sq_checkpoint_open(&c, out, &err), SQ_OK);
+        const sq_tensor *t = NULL;
+        for (size_t i = 0; t == NULL && i < sq_checkpoint_count(c); i++) {
+            t = strstr(sq_checkpoint_at(c, i)->name, tensor) != NULL ? sq_checkpoint_at(c, i)
+                                                                     : NULL;
+        }
+        assert_non_null(t);
+        uint64_t header = 0;
+        memcpy(&header, data, 8);
+        json_t *h = json_loadb(data + 8, header, 0, NULL),
+               *off = json_object_get(json_object_get(h, t->name), "data_offsets");
+        at = 8 + header + (size_t)json_integer_value(json_array_get(off, 0));
+        json_decref(h);
+        sq_checkpoint_close(&c);
+    }
+    char old = data[at];
+    data[at] ^= 1;
+    assert_int_equal(sq_file_write(path, data, size, &err), SQ_OK);
+    assert_int_equal(verify("awq", &err), SQ_ECHECK);
+    assert_non_null(strstr(err.text, tensor != NULL ? tensor : file));
+    data[at] = old;
+    assert_int_equal(sq_file_write(path, data, size, &err), SQ_OK);
+    sq_free(data);
+}
+
+static void verification_finds_damage(void **state) {
+    (void)state;
+    sq_error err = {0};
+    sq_status st = verify("awq", &err);
+    if (st != SQ_OK) {
+        print_error("%s\n", err.text);
+    }
+    assert_int_equal(st, SQ_OK);
+    damage(".weight_packed", "model.safetensors");
+    damage(".weight_scale", "model.safetensors");
+    damage(NULL, "tokenizer.json");
+    assert_int_equal(verify("awq", &err), SQ_OK);
+}
+
+/* A run that stops half way leaves nothing under the name, and the next one goes on. */
+static int stop_at;
+static int stop(void *user, const char *stage, int64_t done, int64_t total, const char *detail) {
+    (void)user, (void)total, (void)detail;
+    return strcmp(stage, "quantize") == 0 && done == stop_at;
+}
+
+static void resumes(void **state) {
+    (void)state;
+    char out[600];
+    sq_error err = {0};
+    json_t *report = NULL;
+    sq_quantize_options o = {.method = "awq", .group_size = 16, .calib = calib, .no_verify = 1};
+    sq_progress p = {.tick = stop};
+    path_of(out, sizeof out, "again");
+    stop_at = 1;
+    assert_int_equal(sq_quantize_run(model, out, &o, &p, &report, &err), SQ_ECANCELLED);
+    assert_false(sq_file_exists(out));
+    assert_int_equal(sq_quantize_run(model, out, &o, NULL, &report, &err), SQ_OK);
+    assert_true(sq_json_bool(report, "resumed", 0));
+    json_decref(report);
+    char a[700], b[700], *x, *y;
+    size_t n, m;
+    snprintf(a, sizeof a, "%s/model.safetensors", out);
+    path_of(out, sizeof out, "awq");
+    snprintf(b, sizeof b, "%s/model.safetensors", out);
+    assert_int_equal(sq_file_read(a, (size_t)1 << 30, &x, &n, &err), SQ_OK);
+    assert_int_equal(sq_file_read(b, (size_t)1 << 30, &y, &m, &err), SQ_OK);
+    assert_true(n == m && memcmp(x, y, n) == 0);
+    sq_free(x);
+    sq_free(y);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rounding_is_half_to_even),  cmocka_unit_test(never_worse_than_rtn),
+        cmocka_unit_test(padding_is_listed),         cmocka_unit_test(bad_options_are_refused),
+        cmocka_unit_test(verification_finds_damage), cmocka_unit_test(resumes),
+    };
+    return cmocka_run_group_tests_name("quant", tests, setup, teardown);
+}
