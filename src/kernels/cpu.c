@@ -2,6 +2,7 @@
 #include <cpuid.h>
 #include <omp.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,11 +53,29 @@ enum { N_ISAS = sizeof isas / sizeof *isas };
 static sq_kernels tables[N_ISAS]; /* table i holds every ISA up to i */
 static const sq_kernels *available[N_ISAS];
 static size_t n_available;
-static const sq_kernels *chosen;
+static _Atomic(const sq_kernels *) chosen;
+static char flag_text[96];
+static int default_threads;
+static atomic_int wanted_threads;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void write_flags(unsigned have) {
+    static const char *const names[] = {"avx2",        "fma",         "f16c",    "avx512",
+                                        "avx512_vnni", "avx512_bf16", "avx_vnni"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (have >> i & 1) {
+            strcat(flag_text, flag_text[0] == '\0' ? "" : " ");
+            strcat(flag_text, names[i]);
+        }
+    }
+}
+
+static sq_status choose(const char *mask, sq_error *err);
 
 static void make_tables(void) {
     unsigned have = sq_cpu_detect();
+    write_flags(have);
+    default_threads = omp_get_max_threads();
     for (int i = 0; i < N_ISAS; i++) {
         if ((isas[i].needs & ~have) != 0) {
             continue;
@@ -69,10 +88,10 @@ static void make_tables(void) {
         tables[i].name = isas[i].name;
         available[n_available++] = &tables[i];
     }
-    chosen = available[n_available - 1];
+    atomic_store(&chosen, available[n_available - 1]);
     const char *mask = getenv("SQUINT_CPU");
     if (mask != NULL) {
-        sq_kernels_select(mask, NULL);
+        choose(mask, NULL);
     }
 }
 
@@ -98,20 +117,21 @@ static sq_status choose(const char *mask, sq_error *err) {
         best = best == NULL || t > best ? t : best;
         s += n + (s[n] == ',');
     }
-    chosen = best != NULL ? best : available[n_available - 1];
+    atomic_store(&chosen, best != NULL ? best : available[n_available - 1]);
     return SQ_OK;
 }
 
 const sq_kernels *sq_kernels_get(void) {
     pthread_once(&once, make_tables);
-    return chosen;
+    return atomic_load_explicit(&chosen, memory_order_relaxed);
 }
 
 sq_status sq_kernels_select(const char *mask, sq_error *err) {
-    if (n_available == 0) {
-        sq_kernels_get();
+    pthread_once(&once, make_tables);
+    if (mask == NULL || mask[0] == '\0') {
+        mask = getenv("SQUINT_CPU");
     }
-    return mask == NULL || mask[0] == '\0' ? SQ_OK : choose(mask, err);
+    return choose(mask == NULL ? "" : mask, err);
 }
 
 size_t sq_kernels_available(const sq_kernels **out, size_t max) {
@@ -123,25 +143,19 @@ size_t sq_kernels_available(const sq_kernels **out, size_t max) {
 }
 
 const char *sq_cpu_flags(void) {
-    static const char *const names[] = {"avx2",        "fma",         "f16c",    "avx512",
-                                        "avx512_vnni", "avx512_bf16", "avx_vnni"};
-    static char text[96];
-    if (text[0] == '\0') {
-        unsigned have = sq_cpu_detect();
-        for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-            if (have >> i & 1) {
-                strcat(text, text[0] == '\0' ? "" : " ");
-                strcat(text, names[i]);
-            }
-        }
-    }
-    return text;
+    pthread_once(&once, make_tables);
+    return flag_text;
 }
 
+/* OpenMP keeps its own setting for each calling thread, so the folder's loops are told ours; the
+ * calling thread's is set for the loops of other folders. */
 void sq_set_threads(int n) {
-    if (n > 0) {
-        omp_set_num_threads(n);
-    }
+    pthread_once(&once, make_tables);
+    atomic_store(&wanted_threads, n > 0 ? n : 0);
+    omp_set_num_threads(n > 0 ? n : default_threads);
 }
 
-int sq_threads(void) { return omp_get_max_threads(); }
+int sq_threads(void) {
+    int n = atomic_load_explicit(&wanted_threads, memory_order_relaxed);
+    return n > 0 ? n : omp_get_max_threads();
+}

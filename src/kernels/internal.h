@@ -37,6 +37,9 @@ static inline const uint8_t *sq_weight_row(const sq_weight *w, int64_t row) {
     return (const uint8_t *)w->data + row * sq_weight_chunks(w) * chunk;
 }
 
+/* Weight [row][c] as f32. */
+float sq_weight_at(const sq_weight *w, int64_t row, int64_t c);
+
 /* C = alpha A op(B) + beta C on the calling thread alone (oneDNN), row-major. The one place that
  * knows its API. */
 void sq_sgemm_serial(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,

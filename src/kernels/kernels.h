@@ -47,7 +47,11 @@ void sq_weight_rows_f32(const sq_weight *w, int64_t row0, int64_t rows, float *o
 
 /* y[rows][n] (stride ldy) = x[rows][k] (stride ldx) W^T + bias[n] (nullable); f32 accumulation. Few
  * rows go through the table's dot kernels, many through panels widened to f32 and oneDNN's sgemm.
- * Allocates nothing but a bounded per-thread panel made at start-up. */
+ * Reads exactly k columns of x. Allocates nothing but scratch that each thread keeps: x padded to
+ * whole chunks (at most 8 rows) and one panel of at most max(128 Ki, 16 k) floats, grown by the
+ * first calls; without memory for it the product is computed element by element. Results do not
+ * depend on the number of threads; a row's result differs by float rounding between few rows (at
+ * most 8) and many. Any thread may call. */
 void sq_matmul(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, const float *bias,
                float *y, int64_t ldy);
 
@@ -60,8 +64,8 @@ void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, fl
 
 /* The table. Every function works on one row or one tile; callers split the work over threads. */
 typedef struct sq_kernels {
-    const char *name; /* "c", "avx2", "avx512", … */
-    float (*dot_f32)(const float *a, const float *b, int64_t n);
+    const char *name;                                               /* "c", "avx2", "avx512", … */
+    float (*dot_f32)(const float *a, const float *b, int64_t n);    /* a may be unaligned */
     float (*dot_f16)(const uint16_t *w, const float *x, int64_t n); /* w may be unaligned */
     float (*dot_bf16)(const uint16_t *w, const float *x, int64_t n);
     /* Widen n elements. */
@@ -94,9 +98,9 @@ typedef struct sq_kernels {
 
 /* The chosen table; sq_kernels_select is called on first use with no mask. */
 const sq_kernels *sq_kernels_get(void);
-/* Chooses by mask: NULL or "" for the best; else a comma list of ISA names ("c", "avx2", "avx512")
- * that may be used. The environment variable SQUINT_CPU is the default mask. An unknown or
- * unavailable name is SQ_EARG. */
+/* Chooses by mask: NULL or "" for what SQUINT_CPU allows, or the best; else a comma list of ISA
+ * names ("c", "avx2", "avx512") that may be used. The environment variable SQUINT_CPU is the
+ * default mask. An unknown or unavailable name is SQ_EARG. */
 sq_status sq_kernels_select(const char *mask, sq_error *err);
 /* All tables that this CPU can run, "c" first; for checkasm and `devices`. */
 size_t sq_kernels_available(const sq_kernels **tables, size_t max);
@@ -105,7 +109,9 @@ const char *sq_cpu_flags(void);
 /* Measured on the spot: bytes read a second by all threads, and GFLOP/s of an f32 product. */
 double sq_measure_bandwidth(void);
 double sq_measure_sgemm(void);
-void sq_set_threads(int n); /* 0: all */
+/* Threads of every later product and measurement, whichever thread calls; 0: as OpenMP starts with
+ * (OMP_NUM_THREADS or all). */
+void sq_set_threads(int n);
 int sq_threads(void);
 
 #endif

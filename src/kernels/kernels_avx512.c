@@ -28,13 +28,25 @@
 #define v_bf16(p)                                                                                  \
     _mm512_castsi512_ps(_mm512_slli_epi32(                                                         \
         _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16))
-/* NaN compares false and passes through. */
+/* NaN is not below and passes through. */
 #define v_zero_below(x, lo, y) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, lo, _CMP_NLT_UQ), y)
-#include "kernels/simd_body.h"
 
 static inline __m512 codes16(void) {
     return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
+
+/* Sixteen codes of columns c..c+15 (c a multiple of 16) as floats. */
+static inline __m512 v_q4(const uint8_t *codes, int64_t c) {
+    __m512i z = _mm512_loadu_si512(codes + c / SQ_CHUNK_COLUMNS * 64);
+    z = _mm512_srl_epi32(z, _mm_cvtsi64_si128(c % SQ_CHUNK_COLUMNS / 16 * 4));
+    return _mm512_permutexvar_ps(z, codes16());
+}
+
+static inline __m512 v_q8(const uint8_t *codes, int64_t c) {
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(codes + c))));
+}
+#include "kernels/simd_body.h"
 
 /* Groups of whole chunks: the low four bits of each lane index a table of 0..15; one shift,
  * permutation and multiply-add for 16 weights. */
@@ -75,15 +87,12 @@ static float row_q4_chunks(const uint8_t *codes, int64_t per_group, int64_t grou
 static float row_q4_sixteens(const uint8_t *codes, int64_t group, int64_t groups,
                              const float *scales, const float *offsets, const float *x,
                              const float *xsum) {
-    const __m512 lut = codes16();
     __m512 total = _mm512_setzero_ps();
     float offset = 0;
     for (int64_t g = 0; g < groups; g++) {
         __m512 sum = _mm512_setzero_ps();
         for (int64_t c = g * group; c < (g + 1) * group; c += 16) {
-            __m512i z = _mm512_loadu_si512(codes + c / SQ_CHUNK_COLUMNS * 64);
-            z = _mm512_srl_epi32(z, _mm_cvtsi64_si128(c % SQ_CHUNK_COLUMNS / 16 * 4));
-            sum = _mm512_fmadd_ps(_mm512_permutexvar_ps(z, lut), _mm512_loadu_ps(x + c), sum);
+            sum = _mm512_fmadd_ps(v_q4(codes, c), _mm512_loadu_ps(x + c), sum);
         }
         total = _mm512_fmadd_ps(sum, _mm512_set1_ps(scales[g]), total);
         offset += offsets[g] * xsum[g];
@@ -120,9 +129,7 @@ static void gemv_q8(const sq_weight *w, int64_t row0, int64_t rows, const float 
             __m512 sum = _mm512_setzero_ps();
             int64_t c = g * group, end = c + group;
             for (; c + 16 <= end; c += 16) {
-                __m512i q = _mm512_cvtepu8_epi32(
-                    _mm_loadu_si128((const __m128i *)(const void *)(codes + c)));
-                sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), _mm512_loadu_ps(x + c), sum);
+                sum = _mm512_fmadd_ps(v_q8(codes, c), _mm512_loadu_ps(x + c), sum);
             }
             if (c < end) {
                 __m512i q = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(v_part(end - c), codes + c));
@@ -135,33 +142,8 @@ static void gemv_q8(const sq_weight *w, int64_t row0, int64_t rows, const float 
     }
 }
 
-static void dequant_q4(const sq_weight *w, int64_t row, float *out) {
-    if (w->group % 16 != 0) {
-        sq_kernels plain;
-        sq_kernels_init_c(&plain);
-        plain.dequant_q4(w, row, out);
-        return;
-    }
-    const __m512 lut = codes16();
-    const uint8_t *codes = sq_weight_row(w, row);
-    int64_t at = row * sq_weight_groups(w);
-    for (int64_t c = 0; c < w->k; c += 16) {
-        int64_t g = at + c / w->group, left = w->k - c;
-        __m512i z = _mm512_loadu_si512(codes + c / SQ_CHUNK_COLUMNS * 64);
-        z = _mm512_srl_epi32(z, _mm_cvtsi64_si128(c % SQ_CHUNK_COLUMNS / 16 * 4));
-        __m512 v = _mm512_fmadd_ps(_mm512_permutexvar_ps(z, lut), _mm512_set1_ps(w->scales[g]),
-                                   _mm512_set1_ps(w->offsets[g]));
-        if (left >= 16) {
-            _mm512_storeu_ps(out + c, v);
-        } else {
-            v_store_part(out + c, v, left);
-        }
-    }
-}
-
 void sq_kernels_init_avx512(sq_kernels *k) {
     fill_table(k);
     k->gemv_q4 = gemv_q4;
     k->gemv_q8 = gemv_q8;
-    k->dequant_q4 = dequant_q4;
 }

@@ -7,7 +7,9 @@
 static float dot_f32(const float *a, const float *b, int64_t n) {
     float s = 0;
     for (int64_t i = 0; i < n; i++) {
-        s += a[i] * b[i];
+        float v; /* a may be a file's memory */
+        memcpy(&v, (const char *)a + 4 * i, 4);
+        s += v * b[i];
     }
     return s;
 }

@@ -68,6 +68,20 @@ static void pad_x(const sq_weight *w, const float *x, float *xp, float *xsum) {
     }
 }
 
+/* Output columns [lo, lo + m) when there is no memory for scratch: slow, and right. */
+static void plain(const sq_weight *w, int64_t lo, int64_t m, const float *x, int64_t ldx,
+                  int64_t rows, const float *bias, float *y, int64_t ldy) {
+    for (int64_t r = lo; r < lo + m; r++) {
+        for (int64_t i = 0; i < rows; i++) {
+            float s = 0;
+            for (int64_t c = 0; c < w->k; c++) {
+                s += sq_weight_at(w, r, c) * x[i * ldx + c];
+            }
+            y[i * ldy + r] = s + (bias == NULL ? 0.0f : bias[r]);
+        }
+    }
+}
+
 static float dot_dense(const sq_kernels *kn, const sq_weight *w, int64_t row, const float *x) {
     const char *p = w->data;
     if (w->kind == SQ_W_F32) {
@@ -82,12 +96,16 @@ static void few_quantized(const sq_weight *w, const float *x, int64_t ldx, int64
     const sq_kernels *kn = sq_kernels_get();
     int64_t columns = sq_weight_chunks(w) * SQ_CHUNK_COLUMNS, groups = sq_weight_groups(w);
     float *xp = sq_thread_scratch(0, (size_t)(rows * (columns + groups)));
+    if (xp == NULL) {
+        plain(w, 0, w->n, x, ldx, rows, bias, y, ldy);
+        return;
+    }
     float *xs = xp + rows * columns;
     for (int64_t i = 0; i < rows; i++) {
         pad_x(w, x + i * ldx, xp + i * columns, xs + i * groups);
     }
     int64_t tiles = (w->n + ROW_TILE - 1) / ROW_TILE;
-#pragma omp parallel for schedule(static) if (w->n * w->k > FEW_WORK)
+#pragma omp parallel for schedule(static) num_threads(sq_threads()) if (w->n * w->k > FEW_WORK)
     for (int64_t t = 0; t < tiles; t++) {
         int64_t lo = t * ROW_TILE, m = w->n - lo < ROW_TILE ? w->n - lo : ROW_TILE;
         for (int64_t i = 0; i < rows; i++) {
@@ -104,7 +122,7 @@ static void few_quantized(const sq_weight *w, const float *x, int64_t ldx, int64
 static void few_dense(const sq_weight *w, const float *x, int64_t ldx, int64_t rows,
                       const float *bias, float *y, int64_t ldy) {
     const sq_kernels *kn = sq_kernels_get();
-#pragma omp parallel for schedule(static) if (w->n * w->k > FEW_WORK)
+#pragma omp parallel for schedule(static) num_threads(sq_threads()) if (w->n * w->k > FEW_WORK)
     for (int64_t r = 0; r < w->n; r++) {
         for (int64_t i = 0; i < rows; i++) {
             y[i * ldy + r] = dot_dense(kn, w, r, x + i * ldx) + (bias == NULL ? 0.0f : bias[r]);
@@ -117,12 +135,13 @@ static void many(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, 
     int64_t panel = PANEL_FLOATS / w->k / 16 * 16;
     panel = panel < 16 ? 16 : panel > 128 ? 128 : panel;
     int64_t panels = (w->n + panel - 1) / panel;
-#pragma omp parallel for schedule(dynamic, 1) if (w->n * w->k * rows > MANY_WORK)
+#pragma omp parallel for schedule(dynamic, 1)                                                      \
+    num_threads(sq_threads()) if (w->n * w->k * rows > MANY_WORK)
     for (int64_t t = 0; t < panels; t++) {
         int64_t lo = t * panel, m = w->n - lo < panel ? w->n - lo : panel;
         float *wide = sq_thread_scratch(1, (size_t)(panel * w->k));
-        if (wide == NULL) { /* no room for a panel: the slow way is still right */
-            few_dense(w, x, ldx, rows, bias, y, ldy);
+        if (wide == NULL) {
+            plain(w, lo, m, x, ldx, rows, bias, y, ldy);
             continue;
         }
         sq_weight_rows_f32(w, lo, m, wide);
@@ -155,7 +174,7 @@ void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const f
         sq_sgemm_serial(0, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
         return;
     }
-#pragma omp parallel for schedule(dynamic, 1)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads())
     for (int64_t t = 0; t < tm * tn; t++) {
         int64_t i = t / tn * tile, j = t % tn * tile;
         int64_t h = m - i < tile ? m - i : tile, w = n - j < tile ? n - j : tile;
@@ -167,7 +186,7 @@ void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const f
 void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, float *c) {
     const int64_t tile = 128;
     int64_t tiles = (k + tile - 1) / tile;
-#pragma omp parallel for schedule(dynamic, 1) if (k > tile)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads()) if (k > tile)
     for (int64_t t = 0; t < tiles * tiles; t++) {
         int64_t i = t / tiles * tile, j = t % tiles * tile;
         if (j < i) {
@@ -175,8 +194,8 @@ void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, fl
         }
         int64_t h = k - i < tile ? k - i : tile, w = k - j < tile ? k - j : tile;
         sq_sgemm_serial(1, 0, h, w, rows, 1.0f, x + i, ldx, x + j, ldx, 1.0f, c + i * k + j, k);
-        for (int64_t r = 0; j > i && r < h; r++) {
-            for (int64_t s = 0; s < w; s++) {
+        for (int64_t r = 0; r < h; r++) { /* the product itself need not be symmetric to the bit */
+            for (int64_t s = j > i ? 0 : r + 1; s < w; s++) {
                 c[(j + s) * k + i + r] = c[(i + r) * k + j + s];
             }
         }

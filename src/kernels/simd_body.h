@@ -1,13 +1,14 @@
 /* Kernels written once over vectors of VN floats. An ISA file defines V, VN and the words below,
- * then includes this: v_load v_store v_set1 v_add v_sub v_mul v_fma(a,b,c)=a*b+c v_max v_div v_sum
- * v_top v_load_part v_store_part (n < VN elements, others zero) v_f16 v_bf16 (widen VN at p)
- * v_scale2(x, n)=x*2^n with whole n, v_round. */
+ * then includes this: v_load v_store v_set1 v_add v_sub v_mul v_fma(a,b,c)=a*b+c v_div, v_max and
+ * v_min (the second operand if either is NaN), v_sum v_top v_load_part v_store_part (n < VN
+ * elements, others zero) v_f16 v_bf16 (widen VN at p) v_scale2(x, n)=x*2^n with whole n, v_round,
+ * v_q4 v_q8 (VN codes of a packed row from column c, a multiple of VN, as floats). */
 
-/* exp: x = n ln2 + r, a degree-6 polynomial on r (Cephes expf); below -87.3 gives 0, above 88.7
- * infinity-ish. */
+/* exp: x = n ln2 + r, a degree-6 polynomial on r (Cephes expf), within 2 ulp. Below -87.3, where
+ * the result is no normal number, it gives 0; above 88.72 infinity; NaN stays NaN. */
 static inline V v_exp(V x) {
-    V lo = v_set1(-87.33654f), hi = v_set1(88.37626f);
-    V c = v_min(v_max(x, lo), hi);
+    V lo = v_set1(-87.33654f), hi = v_set1(89.0f); /* n <= 128, so that v_scale2 can overflow */
+    V c = v_min(hi, v_max(lo, x));                 /* in this order NaN passes through */
     V n = v_round(v_mul(c, v_set1(1.44269504088896341f)));
     V r = v_fma(n, v_set1(-0.693359375f), c);
     r = v_fma(n, v_set1(2.12194440e-4f), r);
@@ -225,7 +226,34 @@ static void k_rope(float *x, const float *cos_row, const float *sin_row, int64_t
     }
 }
 
+/* Bit for bit the reference's fma(code, scale, offset); whole vectors only within a group. */
+#define DEQUANT(name, v_codes)                                                                     \
+    static void k_##name(const sq_weight *w, int64_t row, float *out) {                            \
+        if (w->group % VN != 0) {                                                                  \
+            sq_kernels plain;                                                                      \
+            sq_kernels_init_c(&plain);                                                             \
+            plain.name(w, row, out);                                                               \
+            return;                                                                                \
+        }                                                                                          \
+        const uint8_t *codes = sq_weight_row(w, row);                                              \
+        int64_t c = 0, k = w->k, g = row * sq_weight_groups(w);                                    \
+        for (int64_t end = w->group; c < k; end += w->group, g++) {                                \
+            V s = v_set1(w->scales[g]), o = v_set1(w->offsets[g]);                                 \
+            for (end = end < k ? end : k; c + VN <= end; c += VN) {                                \
+                v_store(out + c, v_fma(v_codes(codes, c), s, o));                                  \
+            }                                                                                      \
+            if (c < end) { /* the matrix ends here */                                              \
+                v_store_part(out + c, v_fma(v_codes(codes, c), s, o), end - c);                    \
+                return;                                                                            \
+            }                                                                                      \
+        }                                                                                          \
+    }
+DEQUANT(dequant_q4, v_q4)
+DEQUANT(dequant_q8, v_q8)
+
 static void fill_table(sq_kernels *k) {
+    k->dequant_q4 = k_dequant_q4;
+    k->dequant_q8 = k_dequant_q8;
     k->dot_f32 = k_dot_f32;
     k->dot_f16 = k_dot_f16;
     k->dot_bf16 = k_dot_bf16;

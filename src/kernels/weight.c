@@ -1,4 +1,5 @@
 /* Weight matrices: borrowed dense ones, and quantized ones packed into the layout of internal.h. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,7 +8,8 @@
 sq_status sq_weight_dense(sq_weight *w, sq_dtype t, const void *data, int64_t n, int64_t k,
                           sq_error *err) {
     *w = (sq_weight){.n = n, .k = k, .k_padded = k, .data = data};
-    if (n < 1 || k < 1 || data == NULL || (t != SQ_F32 && t != SQ_F16 && t != SQ_BF16)) {
+    if (n < 1 || k < 1 || k > INT64_MAX / 64 / n || data == NULL ||
+        (t != SQ_F32 && t != SQ_F16 && t != SQ_BF16)) {
         return sq_fail(err, SQ_EARG, "no such weight matrix; got %lld x %lld of %s", (long long)n,
                        (long long)k, sq_dtype_name(t));
     }
@@ -37,7 +39,7 @@ sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, con
                      .k_padded = k_padded,
                      .group = group};
     if ((bits != 4 && bits != 8) || n < 1 || k < 1 || k_padded < k || group < 1 ||
-        k_padded % group != 0) {
+        k_padded > INT64_MAX / 64 / n || k_padded % group != 0) {
         return sq_fail(
             err, SQ_EARG,
             "no such quantized matrix; got %d bits, %lld x %lld (%lld stored), groups of %lld",
@@ -54,7 +56,7 @@ sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, con
         sq_weight_free(w);
         return SQ_ENOMEM;
     }
-#pragma omp parallel for schedule(static) if (n * k > 65536)
+#pragma omp parallel for schedule(static) num_threads(sq_threads()) if (n * k > 65536)
     for (int64_t r = 0; r < n; r++) {
         pack_row(codes + (size_t)r * row_bytes, words + r * row_words, k_padded, bits);
         for (int64_t g = r * groups; g < (r + 1) * groups; g++) {
@@ -64,6 +66,31 @@ sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, con
         }
     }
     return SQ_OK;
+}
+
+float sq_weight_at(const sq_weight *w, int64_t row, int64_t c) {
+    const char *p = w->data;
+    uint16_t half;
+    float full;
+    switch (w->kind) {
+    case SQ_W_F32:
+        memcpy(&full, p + 4 * (row * w->k + c), 4);
+        return full;
+    case SQ_W_F16:
+    case SQ_W_BF16:
+        memcpy(&half, p + 2 * (row * w->k + c), 2);
+        return w->kind == SQ_W_F16 ? sq_f16_to_f32(half) : sq_bf16_to_f32(half);
+    case SQ_W_Q4:
+    case SQ_W_Q8:
+        break;
+    }
+    const uint8_t *codes = sq_weight_row(w, row);
+    int64_t g = row * sq_weight_groups(w) + c / w->group, in = c % SQ_CHUNK_COLUMNS;
+    int code =
+        w->kind == SQ_W_Q8
+            ? codes[c]
+            : codes[c / SQ_CHUNK_COLUMNS * 64 + in % 16 * 4 + in / 32] >> (in / 16 % 2 * 4) & 15;
+    return fmaf((float)code, w->scales[g], w->offsets[g]);
 }
 
 void sq_weight_free(sq_weight *w) {
