@@ -85,7 +85,7 @@ typedef struct sq_kernels {
     /* y = (x - mean) / sqrt(var + eps) * w + b, one row; b may be NULL */
     void (*layernorm)(float *y, const float *x, const float *w, const float *b, float eps,
                       int64_t n);
-    /* softmax in place, returns nothing; -inf entries give 0 */
+    /* softmax in place, returns nothing; -inf entries give 0, also when all are; NaN gives NaN */
     void (*softmax)(float *x, int64_t n);
     /* gate[i] = silu(gate[i]) * up[i] */
     void (*silu_mul)(float *gate, const float *up, int64_t n);

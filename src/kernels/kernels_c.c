@@ -152,7 +152,7 @@ static void softmax(float *x, int64_t n) {
         s += x[i];
     }
     for (int64_t i = 0; i < n; i++) {
-        x[i] /= s;
+        x[i] = s == 0 ? 0.0f : x[i] / s; /* nothing but -inf: zeros */
     }
 }
 

@@ -157,8 +157,9 @@ static void k_softmax(float *x, int64_t n) {
         x[i] = expf(x[i] - top);
         rest += x[i];
     }
-    V r = v_set1(1.0f / (v_sum(s) + rest));
-    float scale = 1.0f / (v_sum(s) + rest);
+    rest += v_sum(s);
+    float scale = rest == 0 ? 0.0f : 1.0f / rest; /* nothing but -inf: zeros */
+    V r = v_set1(scale);
     for (i = 0; i < whole; i += VN) {
         v_store(x + i, v_mul(v_load(x + i), r));
     }

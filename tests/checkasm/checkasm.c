@@ -1,17 +1,18 @@
 /* Every kernel of every ISA that this CPU runs, against the C reference: random and adversarial
- * data, all small sizes, unaligned pointers, canaries behind the outputs. With --bench it times
- * them instead. */
+ * data, all small sizes, unaligned pointers, canaries round the outputs. With --bench it times
+ * them instead (bench.c). */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/log.h"
-#include "kernels/kernels.h"
+#include "checkasm.h"
+#include "kernels/internal.h"
 
 enum { CANARY = 16, MAX_N = 1 << 12 };
 
-static const sq_kernels *ref, *isa;
+static const sq_kernels *ref;
+const sq_kernels *isa;
 static int failed, passed;
 static uint32_t seed = 1;
 
@@ -52,15 +53,18 @@ static void same(const char *name, const float *a, const float *b, int64_t n, do
         ok &= e <= tol;
         worst = e > worst || !(e == e) ? e : worst;
     }
-    for (int64_t i = n; i < n + CANARY; i++) {
-        ok &= a[i] == 12345.0f;
+    for (int64_t i = 0; i < CANARY; i++) {
+        ok &= a[n + i] == 12345.0f && a[i - CANARY] == 12345.0f;
     }
     verdict(name, n, ok, worst, tol);
 }
 
 static float bufs[8][MAX_N + 64];
 static float *buf(int i, int64_t n, int offset) {
-    float *p = bufs[i] + offset;
+    float *p = bufs[i] + CANARY + offset;
+    for (int64_t k = -CANARY; k < 0; k++) {
+        p[k] = 12345.0f;
+    }
     for (int64_t k = n; k < n + CANARY; k++) {
         p[k] = 12345.0f;
     }
@@ -172,13 +176,13 @@ static void test_quantized(int bits, int64_t n, int64_t k, int64_t group) {
     if (sq_weight_quantized(&w, bits, packed, scales, zeros, n, k, kp, group, &err) != SQ_OK) {
         verdict("sq_weight_quantized", k, 0, 0, 0);
     } else {
-        float *got = calloc((size_t)(n * k + CANARY), 4), *x = calloc((size_t)(9 * k), 4),
+        float *got = calloc((size_t)(n * k + 2 * CANARY), 4), *x = calloc((size_t)(9 * k), 4),
               y[9 * 64];
         for (int i = 0; i < CANARY; i++) {
-            got[n * k + i] = 12345.0f;
+            got[i] = got[n * k + CANARY + i] = 12345.0f;
         }
-        sq_weight_rows_f32(&w, 0, n, got);
-        same(bits == 4 ? "dequant_q4" : "dequant_q8", got, want, n * k, 2e-7,
+        sq_weight_rows_f32(&w, 0, n, got + CANARY);
+        same(bits == 4 ? "dequant_q4" : "dequant_q8", got + CANARY, want, n * k, 2e-7,
              256.0); /* code * scale + offset: the larger terms cancel */
         fill(x, 9 * k, 0);
         for (int64_t rows = 1; rows <= 9; rows += 4) { /* the dot path and the panel path */
@@ -207,28 +211,145 @@ static void test_quantized(int bits, int64_t n, int64_t k, int64_t group) {
     free(want);
 }
 
-static void bench(void) {
-    enum { N = 4096, K = 4096 };
+/* Every packed row of this table against the reference: the widened numbers to the bit, the
+ * products within the rounding of their terms. */
+static void test_packed(int bits, int64_t n, int64_t k, int64_t group) {
     sq_weight w;
-    sq_error err = {0};
-    uint32_t *packed = calloc((size_t)N * K / 8, 4);
-    float *scales = calloc((size_t)N * K / 128, 4), *x = calloc(K, 4), *y = calloc(N, 4);
-    if (sq_weight_quantized(&w, 4, packed, scales, NULL, N, K, K, 128, &err) == SQ_OK) {
-        double best = 1e9;
-        for (int i = 0; i < 30; i++) {
-            double t = sq_now();
-            sq_matmul(&w, x, K, 1, NULL, y, N);
-            t = sq_now() - t;
-            best = t < best ? t : best;
+    int64_t kp = (k + group - 1) / group * group, groups = kp / group, per = 32 / bits,
+            words = (kp + per - 1) / per, wide = (kp + 127) / 128 * 128;
+    uint32_t *packed = calloc((size_t)(n * words), 4);
+    float *scales = calloc((size_t)(n * groups), 4), *x = calloc((size_t)wide, 4),
+          *xs = calloc((size_t)groups, 4);
+    uint8_t *zeros = calloc((size_t)(n * groups), 1);
+    for (int64_t i = 0; i < n * words; i++) {
+        packed[i] = (uint32_t)((uniform() + 1.0f) * 65535.0f) * 65521u + (uint32_t)i;
+    }
+    for (int64_t i = 0; i < n * groups; i++) {
+        scales[i] = uniform() * expf(8 * uniform()); /* of both signs */
+        zeros[i] = (uint8_t)((uint32_t)i * 37u % (1u << bits));
+    }
+    fill(x, k, 1);
+    for (int64_t c = 0; c < k; c++) {
+        xs[c / group] += x[c];
+    }
+    if (sq_weight_quantized(&w, bits, packed, scales, zeros, n, k, kp, group, NULL) != SQ_OK) {
+        verdict("sq_weight_quantized", k, 0, 0, 0);
+    } else {
+        float *y = buf(0, n, 1), *z = buf(1, n, 0), *row = buf(2, k, 1), *want = buf(3, k, 0);
+        (bits == 4 ? isa->gemv_q4 : isa->gemv_q8)(&w, 0, n, x, xs, y);
+        (bits == 4 ? ref->gemv_q4 : ref->gemv_q8)(&w, 0, n, x, xs, z);
+        for (int64_t r = 0; r < n; r++) {
+            double size = 1e-30, e = fabs((double)y[r] - (double)z[r]);
+            (bits == 4 ? isa->dequant_q4 : isa->dequant_q8)(&w, r, row);
+            (bits == 4 ? ref->dequant_q4 : ref->dequant_q8)(&w, r, want);
+            same(bits == 4 ? "dequant_q4 to the bit" : "dequant_q8 to the bit", row, want, k, 0,
+                 1e-30);
+            for (int64_t c = 0; c < k; c++) {
+                double q = (1 << bits) + zeros[r * groups + c / group];
+                size += q * fabs((double)scales[r * groups + c / group] * (double)x[c]);
+                verdict("sq_weight_at", c, sq_weight_at(&w, r, c) == want[c], 0, 0);
+            }
+            double tol = size * 1.2e-7 * (8 + sqrt((double)k));
+            verdict(bits == 4 ? "gemv_q4" : "gemv_q8", k, e <= tol, e, tol);
         }
-        printf("%s q4 4096 x 4096, one row: %.2f GB/s of packed weights\n", isa->name,
-               (double)sq_weight_bytes(&w) / best / 1e9);
+        same(bits == 4 ? "gemv_q4 canary" : "gemv_q8 canary", y, y, n, 0, 1e-30);
         sq_weight_free(&w);
     }
     free(packed);
     free(scales);
+    free(zeros);
     free(x);
-    free(y);
+    free(xs);
+}
+
+static int alike(float a, float b) { return isnan(a) ? isnan(b) : a == b; }
+
+/* Numbers that are none, and the ends of the range. */
+static void test_special(void) {
+    void (*const acts[2][3])(float *, int64_t) = {{isa->quick_gelu, isa->gelu_erf, isa->gelu_tanh},
+                                                  {ref->quick_gelu, ref->gelu_erf, ref->gelu_tanh}};
+    static const float ends[] = {0.0f,   -0.0f,  1e-38f,  -1e-38f, 88.0f,
+                                 -88.0f, 200.0f, -200.0f, 1e9f};
+    enum { ENDS = sizeof ends / sizeof *ends, N = 37 };
+    for (int at = 0; at < N; at++) {
+        float *y = buf(0, N, 1), *z = buf(1, N, 0), *one = buf(2, N, 3);
+        for (int i = 0; i < N; i++) {
+            y[i] = z[i] = i == at ? NAN : ends[(at + i) % ENDS];
+            one[i] = 1.0f;
+        }
+        for (int a = 0; a < 4; a++) {
+            float *p = buf(3, N, 1), *q = buf(4, N, 2);
+            memcpy(p, y, N * 4);
+            memcpy(q, z, N * 4);
+            if (a < 3) {
+                acts[0][a](p, N);
+                acts[1][a](q, N);
+            } else {
+                isa->silu_mul(p, one, N);
+                ref->silu_mul(q, one, N);
+            }
+            for (int i = 0; i < N; i++) {
+                double e = fabs((double)p[i] - (double)q[i]),
+                       tol = 1e-6 * fabs((double)q[i]) + 1e-30;
+                verdict("ends of the range", i, i == at ? isnan(p[i]) : e <= tol, e, tol);
+            }
+        }
+        /* masked all but one; a NaN anywhere shows everywhere; masked entirely */
+        for (int i = 0; i < N; i++) {
+            y[i] = i == at ? -3.0f : -INFINITY;
+        }
+        isa->softmax(y, N);
+        int ok = 1, nans = 1, zeros = 1;
+        for (int i = 0; i < N; i++) {
+            ok &= y[i] == (i == at ? 1.0f : 0.0f);
+            y[i] = i == at ? NAN : 1.0f;
+        }
+        isa->softmax(y, N);
+        for (int i = 0; i < N; i++) {
+            nans &= isnan(y[i]) != 0;
+            z[i] = -INFINITY;
+        }
+        isa->softmax(z, at + 1);
+        for (int i = 0; i <= at; i++) {
+            zeros &= z[i] == 0.0f;
+        }
+        verdict("softmax with one entry", at, ok, 0, 0);
+        verdict("softmax with NaN", at, nans, 0, 0);
+        verdict("softmax with none", at, zeros, 0, 0);
+    }
+}
+
+/* All f16, also those that are no numbers. */
+static void test_halves(void) {
+    enum { ALL = 1 << 16 };
+    uint16_t *h = malloc(ALL * 2);
+    float *a = malloc(ALL * 4), *b = malloc(ALL * 4);
+    for (int i = 0; i < ALL; i++) {
+        h[i] = (uint16_t)i;
+    }
+    for (int half = 0; half < 2; half++) {
+        (half ? isa->widen_f16 : isa->widen_bf16)(a, h, ALL);
+        (half ? ref->widen_f16 : ref->widen_bf16)(b, h, ALL);
+        for (int i = 0; i < ALL; i++) {
+            verdict(half ? "every f16" : "every bf16", i, alike(a[i], b[i]), 0, 0);
+        }
+    }
+    free(h);
+    free(a);
+    free(b);
+}
+
+/* exp through softmax of (x, 0): their quotient has three roundings more. */
+static void test_exp(void) {
+    for (double x = -87.3; x < 0; x += 0.0037) {
+        float y[32] = {0};
+        for (int i = 0; i < 32; i++) {
+            y[i] = i == 5 ? 0.0f : (float)x;
+        }
+        isa->softmax(y, 32);
+        double want = exp((double)(float)x), e = fabs((double)y[0] / (double)y[5] / want - 1.0);
+        verdict("exp", 1, e <= 3.6e-7 || (double)y[0] < 1.2e-38, e, 3.6e-7);
+    }
 }
 
 int main(int argc, char **argv) {
@@ -258,6 +379,19 @@ int main(int argc, char **argv) {
             test_quantized(4, shapes[i][0], shapes[i][1], shapes[i][2]);
             test_quantized(8, shapes[i][0], shapes[i][1], shapes[i][2]);
         }
+        for (int64_t k = 1; k <= 70 + 9; k++) {
+            static const int64_t groups[] = {1, 4, 8, 12, 16, 24, 32, 64, 96, 128, 256};
+            for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
+                int64_t size = k <= 70 ? k : 71 * (k - 70);
+                test_packed(4, 3, size, groups[g]);
+                test_packed(8, 3, size, groups[g]);
+            }
+            test_packed(4, 2, k, k);
+            test_packed(8, 2, k, k);
+        }
+        test_special();
+        test_halves();
+        test_exp();
     }
     fprintf(stderr, "checkasm: %d passed, %d failed, %zu tables\n", passed, failed, n_tables);
     return failed != 0;

@@ -1,0 +1,79 @@
+/* Timings of one table: a decode row against the memory's bandwidth, a prefill against the rate of
+ * the plain f32 product. Medians, because other programs disturb single runs. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "checkasm.h"
+
+enum { N = 4096, K = 4096, RUNS = 21, MANY = 128 };
+
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median_seconds(const sq_weight *w, const float *x, int64_t rows, float *y) {
+    double t[RUNS];
+    int runs = rows > 1 ? 5 : RUNS;
+    sq_matmul(w, x, K, rows, NULL, y, N);
+    for (int i = 0; i < runs; i++) {
+        t[i] = sq_now();
+        sq_matmul(w, x, K, rows, NULL, y, N);
+        t[i] = sq_now() - t[i];
+    }
+    qsort(t, (size_t)runs, sizeof *t, by_size);
+    return t[runs / 2];
+}
+
+static void report(const char *kind, const sq_weight *w, const float *x, float *y) {
+    double one = median_seconds(w, x, 1, y), four = median_seconds(w, x, 4, y),
+           many = median_seconds(w, x, MANY, y);
+    printf("%-8s %-12s 1 row %8.3f ms %7.2f GB/s   4 rows %8.3f ms   %d rows %7.1f GFLOP/s\n",
+           isa->name, kind, 1e3 * one, 1e-9 * (double)sq_weight_bytes(w) / one, 1e3 * four, MANY,
+           2e-9 * N * K * MANY / many);
+}
+
+static void quantized(int bits, int64_t group, const float *x, float *y) {
+    sq_weight w;
+    char kind[32];
+    uint32_t *words = calloc((size_t)N * K * (size_t)bits / 32, 4);
+    float *scales = calloc((size_t)(N * K / group), 4);
+    if (words != NULL && scales != NULL &&
+        sq_weight_quantized(&w, bits, words, scales, NULL, N, K, K, group, NULL) == SQ_OK) {
+        snprintf(kind, sizeof kind, "q%d of %lld", bits, (long long)group);
+        report(kind, &w, x, y);
+        sq_weight_free(&w);
+    }
+    free(words);
+    free(scales);
+}
+
+void bench(void) {
+    static const char *const names[] = {"f32", "f16", "bf16"};
+    static const sq_dtype types[] = {SQ_F32, SQ_F16, SQ_BF16};
+    float *x = calloc((size_t)MANY * K, 4), *y = calloc((size_t)MANY * N, 4);
+    char *dense = malloc((size_t)N * K * 4);
+    if (dense != NULL) {
+        memset(dense, 0x3c,
+               (size_t)N * K * 4); /* pages of its own, and plain numbers in each type */
+    }
+    printf("%-8s memory %.1f GB/s, f32 product %.1f GFLOP/s, %d threads\n", isa->name,
+           1e-9 * sq_measure_bandwidth(), sq_measure_sgemm(), sq_threads());
+    for (int i = 0; x != NULL && y != NULL && dense != NULL && i < 3; i++) {
+        sq_weight w;
+        if (sq_weight_dense(&w, types[i], dense, N, K, NULL) == SQ_OK) {
+            report(names[i], &w, x, y);
+        }
+    }
+    if (x != NULL && y != NULL) {
+        quantized(4, 32, x, y);
+        quantized(4, 128, x, y);
+        quantized(8, 32, x, y);
+        quantized(8, 128, x, y);
+    }
+    free(x);
+    free(y);
+    free(dense);
+}
