@@ -91,8 +91,9 @@ static void drop(fixture *f) {
     free(f->bytes);
 }
 
-/* x has NaN between its rows, and ends with its last column; y has a canary between its rows. */
-static void check_product(const fixture *f, int64_t rows, int with_bias) {
+/* x has NaN between its rows, and ends with its last column; y has a canary between its rows.
+ * Returns the number of wrong results: it also runs on threads where cmocka cannot assert. */
+static int wrong_products(const fixture *f, int64_t rows, int with_bias) {
     int64_t n = f->w.n, k = f->w.k, ldx = k + 3, ldy = n + 2;
     float *x = malloc((size_t)((rows - 1) * ldx + k) * 4), *y = malloc((size_t)(rows * ldy) * 4);
     float *bias = malloc((size_t)n * 4);
@@ -106,10 +107,11 @@ static void check_product(const fixture *f, int64_t rows, int with_bias) {
         bias[i] = uniform();
     }
     sq_matmul(&f->w, x, ldx, rows, with_bias ? bias : NULL, y, ldy);
+    int wrong = 0;
     for (int64_t i = 0; i < rows * ldy; i++) {
         int64_t row = i / ldy, col = i % ldy;
         if (col >= n) {
-            assert_true(y[i] == 12345.0f);
+            wrong += y[i] != 12345.0f;
             continue;
         }
         double sum = with_bias ? (double)bias[col] : 0.0, size = fabs(sum);
@@ -118,22 +120,23 @@ static void check_product(const fixture *f, int64_t rows, int with_bias) {
             size += fabs((double)x[row * ldx + c]) * f->size[col * k + c];
         }
         double tol = 1.2e-7 * (4.0 + 2.0 * sqrt((double)k)) * size;
-        if (!(fabs((double)y[i] - sum) <= tol)) {
-            fail_msg("kind %d, %lld x %lld, group %lld, row %lld of %lld, column %lld: got %.9g, "
-                     "wanted %.9g within %g",
-                     (int)f->w.kind, (long long)n, (long long)k, (long long)f->w.group,
-                     (long long)row, (long long)rows, (long long)col, (double)y[i], sum, tol);
-        }
+        wrong += !(fabs((double)y[i] - sum) <= tol);
     }
     free(x);
     free(y);
     free(bias);
+    return wrong;
 }
 
 static void check_rows(const fixture *f) {
     static const int64_t counts[] = {1, 2, 3, 8, 9, 17};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
-        check_product(f, counts[i], (int)(i & 1));
+        int wrong = wrong_products(f, counts[i], (int)(i & 1));
+        if (wrong != 0) {
+            fail_msg("kernels %s, kind %d, %lld x %lld, group %lld, %lld rows: %d are wrong",
+                     sq_kernels_get()->name, (int)f->w.kind, (long long)f->w.n, (long long)f->w.k,
+                     (long long)f->w.group, (long long)counts[i], wrong);
+        }
     }
 }
 
@@ -217,12 +220,9 @@ static void threads(void **state) {
     free(y);
 }
 
-/* A new thread has no scratch yet, and gets none: cmocka's asserts stay outside. */
+/* A new thread has no scratch yet, and gets none. Returns its argument if a result is wrong. */
 static void *product_without_memory(void *p) {
-    const fixture *f = p;
-    check_product(f, 2, 1);
-    check_product(f, 9, 0);
-    return NULL;
+    return wrong_products(p, 2, 1) + wrong_products(p, 9, 0) != 0 ? p : NULL;
 }
 
 static void no_memory(void **state) {
@@ -230,11 +230,13 @@ static void no_memory(void **state) {
     for (int bits = 4; bits <= 8; bits += 4) {
         fixture f;
         pthread_t t;
+        void *bad = &f;
         make_codes(&f, bits, 9, 100, 20, 0);
         sq_memory_limit(1);
         assert_int_equal(pthread_create(&t, NULL, product_without_memory, &f), 0);
-        pthread_join(t, NULL);
+        pthread_join(t, &bad);
         sq_memory_limit(0);
+        assert_null(bad);
         drop(&f);
     }
 }
@@ -268,7 +270,6 @@ static void concurrent(void **state) {
     fixture f;
     pthread_t t[3];
     make_codes(&f, 4, 50, 300, 32, 0);
-    f.w.n = 50;
     for (int i = 0; i < 3; i++) {
         assert_int_equal(pthread_create(&t[i], NULL, products, &f), 0);
     }
