@@ -169,7 +169,7 @@ static int buf_reserve(sq_buf *b, size_t n) {
     if (need > b->cap) {
         size_t cap = b->cap < 64 ? 64 : b->cap;
         while (cap < need) {
-            cap = cap > need / 2 ? need : cap * 2;
+            cap = cap > SIZE_MAX / 2 ? need : cap * 2;
         }
         void *p = b->data;
         if (sq_grow(&p, b->len, cap, 1, "a buffer", NULL) != SQ_OK) {

@@ -218,6 +218,21 @@ sq_status sq_output_commit(sq_output *o, const char *unit, json_t *entries, sq_e
 
 /* ---- the end ---- */
 
+/* A pattern that finds the module under every prefix that a loader may give it: transformers calls
+ * "model.layers.0…" of a vision-language checkpoint "model.language_model.layers.0…". */
+static char *pattern_of(sq_output *o, const sq_linear *l, sq_error *err) {
+    const char *name = strncmp(l->name, "model.", 6) == 0 ? l->name + 6 : l->name;
+    sq_buf b = {0};
+    sq_buf_puts(&b, "re:.*");
+    for (; *name != '\0'; name++) {
+        sq_buf_printf(&b, *name == '.' ? "\\%c" : "%c", *name);
+    }
+    sq_buf_puts(&b, "$");
+    char *p = b.failed ? NULL : sq_arena_strdup(&o->arena, b.data, err);
+    sq_buf_free(&b);
+    return p;
+}
+
 /* Groups of modules with the same scheme; all of one scheme are the class "Linear". */
 static json_t *quantization_config(sq_output *o, sq_error *err) {
     const sq_plan *p = o->plan;
@@ -250,7 +265,10 @@ static json_t *quantization_config(sq_output *o, sq_error *err) {
                 return NULL;
             }
         }
-        targets[k][counts[k]++] = (char *)(uintptr_t)r->linear->file_name;
+        targets[k][counts[k]] = pattern_of(o, r->linear, err);
+        if (targets[k][counts[k]++] == NULL) {
+            return NULL;
+        }
     }
     static char linear[] = "Linear";
     if (n == 1) {
@@ -267,7 +285,10 @@ static json_t *quantization_config(sq_output *o, sq_error *err) {
     for (size_t i = 0; i < p->n; i++) {
         const sq_plan_row *r = &p->rows[i];
         if (!r->quantize && (!whole_vision || r->linear->part == SQ_PART_TEXT)) {
-            ignore[n_ignore++] = (char *)(uintptr_t)r->linear->file_name;
+            ignore[n_ignore] = pattern_of(o, r->linear, err);
+            if (ignore[n_ignore++] == NULL) {
+                return NULL;
+            }
         }
     }
     return sq_ct_config(schemes, (char *const *const *)targets, counts, n, ignore, n_ignore);
