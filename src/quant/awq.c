@@ -3,7 +3,9 @@
 #include <math.h>
 #include <string.h>
 
-enum { RATIOS = 20, SEARCH_ROWS = 192, ERROR_ROWS = 2048, ROW_BLOCK = 64, CLIP_LEVELS = 10 };
+/* Blocks are large, so that a search opens few parallel regions: on a busy machine these cost more
+ * than the arithmetic of a small layer. */
+enum { RATIOS = 20, SEARCH_ROWS = 192, ERROR_ROWS = 2048, ROW_BLOCK = 192, CLIP_LEVELS = 10 };
 
 /* trace(D S D') over rows of d[m][k]; tmp [m][k]. */
 static double quadratic(const float *d, int64_t m, int64_t k, const float *s, float *tmp) {
@@ -149,70 +151,81 @@ static int search_scale(const search *s) {
     return found;
 }
 
+/* One group's columns of a linear: [n] rows of w with stride k. */
+typedef struct clip_block {
+    const sq_grid *grid;
+    const float *w;
+    int64_t k, m, rows;
+    float *e, *t;   /* [rows][CLIP_LEVELS][m] */
+    const float *s; /* [m][m] */
+} clip_block;
+
+static float clip_limit(const float *w, int64_t m, int level) {
+    float top = 0;
+    for (int64_t c = 0; c < m; c++) {
+        top = fmaxf(top, fabsf(w[c]));
+    }
+    return level == 0 ? INFINITY : top * (1 - (float)level / 20);
+}
+
+/* The best limit of each row, all levels in one product: argmin over levels of e S e'. */
+static void clip_rows(const clip_block *b, float *limits, int64_t stride) {
+    int64_t m = b->m, tall = b->rows * CLIP_LEVELS;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < tall; i++) {
+        const float *w = b->w + i / CLIP_LEVELS * b->k;
+        float *e = b->e + i * m, limit = clip_limit(w, m, (int)(i % CLIP_LEVELS));
+        sq_quantize_group(b->grid, w, m, limit, NULL, e, NULL, NULL);
+        for (int64_t c = 0; c < m; c++) {
+            e[c] -= w[c];
+        }
+    }
+    sq_sgemm(0, tall, m, m, 1.0f, b->e, m, b->s, m, 0.0f, b->t, m);
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < b->rows; r++) {
+        double best = 0;
+        for (int level = 0; level < CLIP_LEVELS; level++) {
+            int64_t at = (r * CLIP_LEVELS + level) * m;
+            double loss = 0;
+            for (int64_t c = 0; c < m; c++) {
+                loss += (double)b->e[at + c] * (double)b->t[at + c];
+            }
+            if (level == 0 || loss < best) {
+                best = loss;
+                limits[r * stride] = clip_limit(b->w + r * b->k, m, level);
+            }
+        }
+    }
+}
+
 /* Clip levels of the rows of one linear: for each (row, group) the limit with the least e S e' of
  * the group's own block of X'X, e in the scaled channels. */
 static sq_status search_clip(const search *s, int l, const float *ws, const float *scale,
                              float *limits, sq_error *err) {
     const sq_grid *g = &s->g->grids[l];
     int64_t n = s->g->linears[l]->weight.n, groups = g->k_padded / g->group, k = g->k,
-            width = g->group;
+            width = g->group < k ? g->group : k;
+    size_t tall = (size_t)(ROW_BLOCK * CLIP_LEVELS * width);
     float *block = sq_alloc((size_t)(width * width), sizeof *block, "clip search", err);
-    float *e = sq_alloc((size_t)(2 * ROW_BLOCK * width), sizeof *e, "clip search", err);
-    if (block == NULL || e == NULL) {
-        sq_free(block);
-        sq_free(e);
-        return SQ_ENOMEM;
-    }
-    for (int64_t j = 0; j < groups; j++) {
+    float *e = sq_alloc_raw(2 * tall, sizeof *e, "clip search", err);
+    sq_status st = block == NULL || e == NULL ? SQ_ENOMEM : SQ_OK;
+    for (int64_t j = 0; st == SQ_OK && j < groups && j * width < k; j++) {
         int64_t at = j * width, m = k - at < width ? k - at : width;
-        if (m <= 0) {
-            break;
-        }
         for (int64_t a = 0; a < m; a++) {
             for (int64_t b = 0; b < m; b++) {
                 float f = scale == NULL ? 1.0f : scale[at + a] * scale[at + b];
                 block[a * m + b] = s->stat->xx[(at + a) * k + at + b] / f;
             }
         }
-        for (int64_t r0 = 0; r0 < n; r0 += ROW_BLOCK) {
-            int64_t rows = n - r0 < ROW_BLOCK ? n - r0 : ROW_BLOCK;
-            double best[ROW_BLOCK];
-            for (int level = 0; level < CLIP_LEVELS; level++) {
-                float *t = e + rows * m;
-#pragma omp parallel for schedule(static)
-                for (int64_t i = 0; i < rows; i++) {
-                    const float *w = ws + (r0 + i) * k + at;
-                    float top = 0;
-                    for (int64_t c = 0; c < m; c++) {
-                        top = fmaxf(top, fabsf(w[c]));
-                    }
-                    float limit = top * (1 - (float)level / 20);
-                    sq_quantize_group(g, w, m, level == 0 ? INFINITY : limit, NULL, e + i * m, NULL,
-                                      NULL);
-                    for (int64_t c = 0; c < m; c++) {
-                        e[i * m + c] -= w[c];
-                    }
-                }
-                sq_sgemm(0, rows, m, m, 1.0f, e, m, block, m, 0.0f, t, m);
-                for (int64_t i = 0; i < rows; i++) {
-                    double loss = 0;
-                    float top = 0;
-                    for (int64_t c = 0; c < m; c++) {
-                        loss += (double)e[i * m + c] * (double)t[i * m + c];
-                        top = fmaxf(top, fabsf(ws[(r0 + i) * k + at + c]));
-                    }
-                    if (level == 0 || loss < best[i]) {
-                        best[i] = loss;
-                        limits[(r0 + i) * groups + j] =
-                            level == 0 ? INFINITY : top * (1 - (float)level / 20);
-                    }
-                }
-            }
+        for (int64_t r = 0; r < n; r += ROW_BLOCK) {
+            clip_block b = {g, ws + r * k + at, k,    m, n - r < ROW_BLOCK ? n - r : ROW_BLOCK,
+                            e, e + tall,        block};
+            clip_rows(&b, limits + r * groups + j, groups);
         }
     }
     sq_free(block);
     sq_free(e);
-    return SQ_OK;
+    return st;
 }
 
 /* Mean squared output error a row of what the codes stand for, over at most ERROR_ROWS output rows.

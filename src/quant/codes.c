@@ -47,8 +47,9 @@ void sq_quantize_group(const sq_grid *g, const float *w, int64_t n, float limit,
                        float *back, float *scale, uint8_t *zero) {
     float lo = 0, hi = 0;
     for (int64_t i = 0; i < n; i++) {
-        lo = w[i] < lo ? w[i] : lo;
-        hi = w[i] > hi ? w[i] : hi;
+        int usable = isfinite(w[i]); /* a broken weight must not cost its group's others */
+        lo = usable && w[i] < lo ? w[i] : lo;
+        hi = usable && w[i] > hi ? w[i] : hi;
     }
     lo = lo < -limit ? -limit : lo;
     hi = hi > limit ? limit : hi;
@@ -57,8 +58,8 @@ void sq_quantize_group(const sq_grid *g, const float *w, int64_t n, float limit,
     sq_grid_range(g, lo, hi, &s, &z);
     float top = (float)((1 << g->bits) - 1), zf = (float)z;
     for (int64_t i = 0; i < n; i++) {
-        float q = rintf(w[i] / s) + zf;
-        q = q > 0 ? q : 0; /* also NaN */
+        float q = isnan(w[i]) ? zf : rintf(w[i] / s) + zf; /* NaN stands for 0 */
+        q = q > 0 ? q : 0;
         q = q < top ? q : top;
         if (codes != NULL) {
             codes[i] = (uint8_t)q;

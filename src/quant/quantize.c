@@ -1,5 +1,6 @@
 /* quantize and calibrate: samples go through the original layers one by one; each layer is
  * quantized from its statistics, written and freed. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,15 +34,19 @@ static sq_status tick(const job *j, const char *stage, int64_t done, int64_t tot
                          j->out.partial);
 }
 
+/* null for what is no number: the weights themselves may hold NaN. */
+static json_t *number(double v) { return isfinite(v) ? json_real(v) : json_null(); }
+
 static json_t *entry(const job *j, const sq_linear *l, const sq_codes *c, const sq_tap_result *r,
                      int i, int awq) {
     const sq_plan_row *row = sq_plan_find(&j->plan, l);
     const sq_grid *g = &c->grid;
-    json_t *e = json_pack("{s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:s?, s:s?}", "name", l->file_name,
-                          "method", awq && r->fallback[i] == NULL ? "awq" : "rtn", "bits", g->bits,
-                          "group_size", (json_int_t)g->group, "padded_columns",
-                          (json_int_t)(g->k_padded - g->k), "error", r->error[i], "rtn_error",
-                          r->rtn_error[i], "fallback", r->fallback[i], "note", row->note);
+    json_t *e =
+        json_pack("{s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:s?, s:s?}", "name", l->file_name, "method",
+                  awq && r->fallback[i] == NULL ? "awq" : "rtn", "bits", g->bits, "group_size",
+                  (json_int_t)g->group, "padded_columns", (json_int_t)(g->k_padded - g->k), "error",
+                  number(r->error[i]), "rtn_error", number(r->rtn_error[i]), "fallback",
+                  r->fallback[i], "note", row->note);
     return e;
 }
 
@@ -512,71 +517,115 @@ sq_status sq_quantize_run(const char *model, const char *out, const sq_quantize_
 
 /* ---- statistics alone ---- */
 
-typedef struct stat_file {
-    sq_tensor_spec *specs;
-    const void **data;
-    sq_stat *stats;
-    size_t n;
-} stat_file;
+/* What a tap's statistics are called and how they are stored; see sq_stat_load. */
+enum { STAT_PARTS = 4 };
+static const struct {
+    const char *suffix;
+    sq_dtype type;
+} stat_parts[STAT_PARTS] = {
+    {"sum_abs", SQ_F64}, {"max_abs", SQ_F32}, {"xx", SQ_F32}, {"rows", SQ_I64}};
 
-static sq_status name_stats(const job *j, stat_file *f, sq_arena *a, int first, int taps) {
-    static const struct {
-        const char *suffix;
-        sq_dtype type;
-    } parts[] = {{"sum_abs", SQ_F64}, {"max_abs", SQ_F32}, {"xx", SQ_F32}, {"rows", SQ_I64}};
-    for (int t = 0; t < taps; t++) {
-        const sq_stat *s = &f->stats[t];
-        const void *data[] = {s->sum_abs, s->max_abs, s->xx, &s->rows};
-        for (int p = 0; p < 4; p++) {
+/* The layout of the whole file before any work: one layer's statistics are in memory at a time. */
+static sq_status stat_specs(const job *j, sq_arena *a, sq_tensor_spec **specs, size_t *n) {
+    const sq_config *c = &j->net->config;
+    const sq_block_rows *rows = &c->arch->text;
+    int first = j->net->layers[0].linears[SQ_L_Q].tap, taps = (int)c->layers * rows->n_taps;
+    *n = 0;
+    *specs = sq_arena_alloc(a, (size_t)taps * STAT_PARTS, sizeof **specs, j->err);
+    for (int t = 0; *specs != NULL && t < taps; t++) {
+        int64_t k = 0;
+        for (size_t r = 0; r < rows->n_linears; r++) {
+            k = rows->linears[r].tap == t % rows->n_taps ? c->dims[rows->linears[r].in] : k;
+        }
+        for (int p = 0; p < STAT_PARTS; p++) {
             char *name = sq_arena_printf(a, j->err, "%s.%s", sq_net_tap_name(j->net, first + t),
-                                         parts[p].suffix);
+                                         stat_parts[p].suffix);
             if (name == NULL) {
                 return SQ_ENOMEM;
             }
-            f->specs[f->n] =
-                (sq_tensor_spec){name, parts[p].type, p == 2 ? 2 : 1, {p == 3 ? 1 : s->k, s->k}};
-            f->data[f->n++] = data[p];
+            (*specs)[(*n)++] = (sq_tensor_spec){
+                name, stat_parts[p].type, p == 2 ? 2 : 1, {p == 3 ? 1 : k, p == 2 ? k : 0}};
         }
     }
-    return SQ_OK;
+    return *specs == NULL ? SQ_ENOMEM : SQ_OK;
+}
+
+static sq_status put_stat(const job *j, sq_st_writer *w, const sq_tensor_spec *specs,
+                          const sq_stat *s) {
+    size_t k = (size_t)s->k;
+    const void *const data[STAT_PARTS] = {s->sum_abs, s->max_abs, s->xx, &s->rows};
+    const size_t bytes[STAT_PARTS] = {k * 8, k * 4, k * k * 4, 8};
+    sq_status st =
+        s->k == 0 ? sq_fail(j->err, SQ_EINTERNAL, "'%s' saw no rows", specs[0].name) : SQ_OK;
+    for (int p = 0; st == SQ_OK && p < STAT_PARTS; p++) {
+        st = sq_st_writer_put(w, specs[p].name, data[p], bytes[p], j->err);
+    }
+    return st;
+}
+
+/* Runs the samples layer by layer into dir/model.safetensors. */
+static sq_status write_stats(job *j, const char *dir) {
+    const sq_config *c = &j->net->config;
+    int taps = c->arch->text.n_taps;
+    sq_arena a = {0};
+    sq_tensor_spec *specs;
+    sq_st_writer *w = NULL;
+    size_t n;
+    sq_status st;
+    SQ_TRY(stat_specs(j, &a, &specs, &n));
+    SQ_TRY(sq_st_writer_open(&w, dir, specs, n, 0, 0, j->err));
+    for (int l = 0; l < c->layers; l++) {
+        sq_stat stats[8] = {{0}};
+        st = layer_stats(j, l, stats, 1);
+        for (int t = 0; st == SQ_OK && t < taps; t++) {
+            st = put_stat(j, w, specs + (l * taps + t) * STAT_PARTS, &stats[t]);
+        }
+        close_stats(stats, 8);
+        SQ_TRY(st);
+        if (!sq_progress_tick(j->progress, "calibrate", l + 1, c->layers, NULL)) {
+            st = sq_fail(j->err, SQ_ECANCELLED, "stopped");
+            goto fail;
+        }
+    }
+    st = sq_st_writer_finish(&w, j->err);
+fail:
+    sq_st_writer_close(&w);
+    sq_arena_free(&a);
+    return st;
 }
 
 sq_status sq_calibrate_run(const char *model, const char *stats, const sq_quantize_options *o,
                            const sq_progress *progress, json_t **report, sq_error *err) {
     job j = {.o = o, .progress = progress, .err = err};
     sq_arena a = {0};
-    stat_file f = {0};
     double start = sq_now();
-    int taps = 0;
     sq_status st;
     if (o->calib == NULL) {
         return sq_fail(err, SQ_EARG, "calibration needs data; wanted --calib FILE.jsonl");
     }
-    SQ_TRY(sq_net_open(&j.net, model, err));
-    SQ_TRY(sq_frontend_open(&j.front, model, &j.net->config, err));
-    const sq_config *c = &j.net->config;
-    taps = (int)c->layers * c->arch->text.n_taps;
-    char *dir = sq_path_dir(&a, stats, err);
-    f.specs = sq_arena_alloc(&a, (size_t)taps * 4, sizeof *f.specs, err);
-    f.data = sq_arena_alloc(&a, (size_t)taps * 4, sizeof *f.data, err);
-    f.stats = sq_arena_alloc(&a, (size_t)taps, sizeof *f.stats, err);
-    if (f.specs == NULL || f.data == NULL || f.stats == NULL || dir == NULL) {
+    char *dir = sq_arena_printf(&a, err, "%s.partial", stats);
+    char *file = sq_arena_printf(&a, err, "%s.partial/model.safetensors", stats);
+    if (dir == NULL || file == NULL) {
         st = SQ_ENOMEM;
         goto fail;
     }
+    SQ_TRY(sq_net_open(&j.net, model, err));
+    SQ_TRY(sq_frontend_open(&j.front, model, &j.net->config, err));
+    SQ_TRY(sq_make_dirs(dir, err));
     SQ_TRY(read_data(&j, dir));
-    for (int l = 0; l < c->layers; l++) {
-        SQ_TRY(layer_stats(&j, l, f.stats + l * c->arch->text.n_taps, 1));
-        SQ_TRY(tick(&j, "calibrate", l + 1, c->layers, NULL));
+    SQ_TRY(write_stats(&j, dir));
+    if (rename(file, stats) != 0) {
+        st = sq_fail_errno(err, "cannot rename to", stats);
+        goto fail;
     }
-    SQ_TRY(name_stats(&j, &f, &a, j.net->layers[0].linears[SQ_L_Q].tap, taps));
-    SQ_TRY(sq_st_save(stats, f.specs, f.data, f.n, err));
     *report = json_pack("{s:s, s:I, s:I, s:f, s:I}", "output", stats, "tokens",
                         (json_int_t)j.samples.tokens, "samples", (json_int_t)j.samples.n, "seconds",
                         sq_now() - start, "peak_rss_bytes", (json_int_t)sq_peak_rss());
 fail:
-    close_stats(f.stats, f.stats == NULL ? 0 : taps);
-    sq_arena_free(&a);
     job_close(&j);
+    if (dir != NULL) {
+        sq_remove_tree(dir, NULL);
+    }
+    sq_arena_free(&a);
     return st;
 }
