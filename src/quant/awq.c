@@ -20,14 +20,14 @@ static double quadratic(const float *d, int64_t m, int64_t k, const float *s, fl
 /* The rows that a search or an error looks at: at most `most`, evenly spaced. */
 static int64_t stride_of(int64_t n, int64_t most) { return n <= most ? 1 : (n + most - 1) / most; }
 
-/* d = RTN(w * s) / s - w of one row; limits (nullable) clip its groups. */
+/* d = RTN(w * s) / s - w of one row. */
 static void row_error(const sq_grid *g, const float *w, const float *s, float *scaled, float *d) {
     for (int64_t c = 0; c < g->k; c++) {
         scaled[c] = w[c] * (s == NULL ? 1.0f : s[c]);
     }
     for (int64_t at = 0; at < g->k; at += g->group) {
         int64_t n = g->k - at < g->group ? g->k - at : g->group;
-        sq_quantize_group(g, scaled + at, n, INFINITY, NULL, d + at, NULL, NULL);
+        sq_quantize_group(g, scaled + at, n, NULL, NULL, d + at, NULL, NULL);
     }
     for (int64_t c = 0; c < g->k; c++) {
         d[c] = d[c] / (s == NULL ? 1.0f : s[c]) - w[c];
@@ -151,31 +151,39 @@ static int search_scale(const search *s) {
     return found;
 }
 
-/* One group's columns of a linear: [n] rows of w with stride k. */
+/* One group's columns of a linear: [rows] of w with stride k. */
 typedef struct clip_block {
     const sq_grid *grid;
     const float *w;
     int64_t k, m, rows;
-    float *e, *t;   /* [rows][CLIP_LEVELS][m] */
-    const float *s; /* [m][m] */
+    float *e, *t;     /* [rows][CLIP_LEVELS][m] */
+    const float *s;   /* [m][m] */
+    sq_range *ranges; /* the best so far of each row, `stride` apart */
+    int64_t stride;
+    double best[ROW_BLOCK];
 } clip_block;
 
-static float clip_limit(const float *w, int64_t m, int level) {
-    float top = 0;
-    for (int64_t c = 0; c < m; c++) {
-        top = fmaxf(top, fabsf(w[c]));
+/* Which ends of a range a pass of the clip search moves. */
+enum { BOTH_ENDS, HIGH_END, LOW_END, CLIP_PASSES };
+
+static sq_range clip_candidate(const clip_block *b, int64_t row, int pass, int level) {
+    sq_range full = sq_range_of(b->w + row * b->k, b->m), r = b->ranges[row * b->stride];
+    float keep = 1 - (float)level / (2 * CLIP_LEVELS), top = keep * fmaxf(full.hi, -full.lo);
+    if (pass == BOTH_ENDS) {
+        return (sq_range){fmaxf(full.lo, -top), fminf(full.hi, top)};
     }
-    return level == 0 ? INFINITY : top * (1 - (float)level / 20);
+    return pass == HIGH_END ? (sq_range){r.lo, full.hi * keep} : (sq_range){full.lo * keep, r.hi};
 }
 
-/* The best limit of each row, all levels in one product: argmin over levels of e S e'. */
-static void clip_rows(const clip_block *b, float *limits, int64_t stride) {
+/* Improves the range of each row, all levels in one product: argmin over levels of e S e'. */
+static void clip_rows(clip_block *b, int pass) {
     int64_t m = b->m, tall = b->rows * CLIP_LEVELS;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < tall; i++) {
         const float *w = b->w + i / CLIP_LEVELS * b->k;
-        float *e = b->e + i * m, limit = clip_limit(w, m, (int)(i % CLIP_LEVELS));
-        sq_quantize_group(b->grid, w, m, limit, NULL, e, NULL, NULL);
+        float *e = b->e + i * m;
+        sq_range r = clip_candidate(b, i / CLIP_LEVELS, pass, (int)(i % CLIP_LEVELS));
+        sq_quantize_group(b->grid, w, m, &r, NULL, e, NULL, NULL);
         for (int64_t c = 0; c < m; c++) {
             e[c] -= w[c];
         }
@@ -183,28 +191,32 @@ static void clip_rows(const clip_block *b, float *limits, int64_t stride) {
     sq_sgemm(0, tall, m, m, 1.0f, b->e, m, b->s, m, 0.0f, b->t, m);
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < b->rows; r++) {
-        double best = 0;
+        int chosen = -1;
         for (int level = 0; level < CLIP_LEVELS; level++) {
             int64_t at = (r * CLIP_LEVELS + level) * m;
             double loss = 0;
             for (int64_t c = 0; c < m; c++) {
                 loss += (double)b->e[at + c] * (double)b->t[at + c];
             }
-            if (level == 0 || loss < best) {
-                best = loss;
-                limits[r * stride] = clip_limit(b->w + r * b->k, m, level);
+            if ((pass == BOTH_ENDS && level == 0) || loss < b->best[r]) {
+                b->best[r] = loss;
+                chosen = level;
             }
+        }
+        if (chosen >= 0) {
+            b->ranges[r * b->stride] = clip_candidate(b, r, pass, chosen);
         }
     }
 }
 
-/* Clip levels of the rows of one linear: for each (row, group) the limit with the least e S e' of
- * the group's own block of X'X, e in the scaled channels. */
+/* Ranges of the groups of one linear's rows: for each the one with the least e S e' of the group's
+ * own block of X'X, e in the scaled channels. A symmetric grid has one end only. */
 static sq_status search_clip(const search *s, int l, const float *ws, const float *scale,
-                             float *limits, sq_error *err) {
+                             sq_range *ranges, sq_error *err) {
     const sq_grid *g = &s->g->grids[l];
     int64_t n = s->g->linears[l]->weight.n, groups = g->k_padded / g->group, k = g->k,
             width = g->group < k ? g->group : k;
+    int passes = g->symmetric ? 1 : CLIP_PASSES;
     size_t tall = (size_t)(ROW_BLOCK * CLIP_LEVELS * width);
     float *block = sq_alloc((size_t)(width * width), sizeof *block, "clip search", err);
     float *e = sq_alloc_raw(2 * tall, sizeof *e, "clip search", err);
@@ -218,9 +230,20 @@ static sq_status search_clip(const search *s, int l, const float *ws, const floa
             }
         }
         for (int64_t r = 0; r < n; r += ROW_BLOCK) {
-            clip_block b = {g, ws + r * k + at, k,    m, n - r < ROW_BLOCK ? n - r : ROW_BLOCK,
-                            e, e + tall,        block};
-            clip_rows(&b, limits + r * groups + j, groups);
+            clip_block b = {g,
+                            ws + r * k + at,
+                            k,
+                            m,
+                            n - r < ROW_BLOCK ? n - r : ROW_BLOCK,
+                            e,
+                            e + tall,
+                            block,
+                            ranges + r * groups + j,
+                            groups,
+                            {0}};
+            for (int pass = 0; pass < passes; pass++) {
+                clip_rows(&b, pass);
+            }
         }
     }
     sq_free(block);
@@ -260,7 +283,7 @@ static sq_status encode(const search *s, int l, const float *scale, int clip, fl
                         sq_codes *out, double *error, sq_error *err) {
     const sq_grid *g = &s->g->grids[l];
     int64_t n = s->g->linears[l]->weight.n, k = g->k, groups = g->k_padded / g->group;
-    float *limits = NULL;
+    sq_range *ranges = NULL;
     sq_codes clipped = {0};
     sq_status st;
 #pragma omp parallel for schedule(static)
@@ -273,13 +296,13 @@ static sq_status encode(const search *s, int l, const float *scale, int clip, fl
     sq_quantize_rows(out, ws, NULL);
     *error = stored_error(s, l, out, scale);
     if (clip && s->stat != NULL) {
-        limits = sq_alloc((size_t)(n * groups), sizeof *limits, "clip search", err);
-        st = limits == NULL ? SQ_ENOMEM : sq_codes_open(&clipped, g, n, err);
+        ranges = sq_alloc((size_t)(n * groups), sizeof *ranges, "clip search", err);
+        st = ranges == NULL ? SQ_ENOMEM : sq_codes_open(&clipped, g, n, err);
         if (st == SQ_OK) {
-            st = search_clip(s, l, ws, scale, limits, err);
+            st = search_clip(s, l, ws, scale, ranges, err);
         }
         if (st == SQ_OK) {
-            sq_quantize_rows(&clipped, ws, limits);
+            sq_quantize_rows(&clipped, ws, ranges);
             double e = stored_error(s, l, &clipped, scale);
             if (e < *error) {
                 *error = e;
@@ -290,7 +313,7 @@ static sq_status encode(const search *s, int l, const float *scale, int clip, fl
         }
     }
 fail:
-    sq_free(limits);
+    sq_free(ranges);
     sq_codes_close(&clipped);
     return st;
 }

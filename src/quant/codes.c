@@ -43,19 +43,22 @@ void sq_grid_range(const sq_grid *g, float lo, float hi, float *scale, uint8_t *
     *zero = (uint8_t)fminf(fmaxf(z, 0), top);
 }
 
-void sq_quantize_group(const sq_grid *g, const float *w, int64_t n, float limit, uint8_t *codes,
-                       float *back, float *scale, uint8_t *zero) {
-    float lo = 0, hi = 0;
+sq_range sq_range_of(const float *w, int64_t n) {
+    sq_range r = {0, 0};
     for (int64_t i = 0; i < n; i++) {
         int usable = isfinite(w[i]); /* a broken weight must not cost its group's others */
-        lo = usable && w[i] < lo ? w[i] : lo;
-        hi = usable && w[i] > hi ? w[i] : hi;
+        r.lo = usable && w[i] < r.lo ? w[i] : r.lo;
+        r.hi = usable && w[i] > r.hi ? w[i] : r.hi;
     }
-    lo = lo < -limit ? -limit : lo;
-    hi = hi > limit ? limit : hi;
+    return r;
+}
+
+void sq_quantize_group(const sq_grid *g, const float *w, int64_t n, const sq_range *range,
+                       uint8_t *codes, float *back, float *scale, uint8_t *zero) {
+    sq_range r = range == NULL ? sq_range_of(w, n) : *range;
     float s;
     uint8_t z;
-    sq_grid_range(g, lo, hi, &s, &z);
+    sq_grid_range(g, r.lo, r.hi, &s, &z);
     float top = (float)((1 << g->bits) - 1), zf = (float)z;
     for (int64_t i = 0; i < n; i++) {
         float q = isnan(w[i]) ? zf : rintf(w[i] / s) + zf; /* NaN stands for 0 */
@@ -74,7 +77,7 @@ void sq_quantize_group(const sq_grid *g, const float *w, int64_t n, float limit,
     }
 }
 
-void sq_quantize_rows(sq_codes *c, const float *w, const float *limits) {
+void sq_quantize_rows(sq_codes *c, const float *w, const sq_range *ranges) {
     const sq_grid *g = &c->grid;
     int64_t groups = groups_of(g);
 #pragma omp parallel for schedule(static)
@@ -84,8 +87,8 @@ void sq_quantize_rows(sq_codes *c, const float *w, const float *limits) {
                     cell = r * groups + j;
             uint8_t *codes = c->codes + r * g->k_padded + at;
             n = n < 0 ? 0 : n;
-            sq_quantize_group(g, w + r * g->k + at, n, limits == NULL ? INFINITY : limits[cell],
-                              codes, NULL, &c->scales[cell], &c->zeros[cell]);
+            sq_quantize_group(g, w + r * g->k + at, n, ranges == NULL ? NULL : &ranges[cell], codes,
+                              NULL, &c->scales[cell], &c->zeros[cell]);
             memset(codes + n, c->zeros[cell], (size_t)(g->group - n)); /* padding stands for 0 */
         }
     }

@@ -26,12 +26,18 @@ void sq_codes_close(sq_codes *c);
 
 /* Scale and zero of the range [lo, hi] with 0 forced into it. */
 void sq_grid_range(const sq_grid *g, float lo, float hi, float *scale, uint8_t *zero);
-/* Quantizes one group of n values with a limit on |w| (INFINITY: none): codes, and what they stand
- * for. Either output may be NULL. */
-void sq_quantize_group(const sq_grid *g, const float *w, int64_t n, float limit, uint8_t *codes,
-                       float *back, float *scale, uint8_t *zero);
-/* Quantizes w[n][k]; limits[n][groups] (nullable) clip each group. */
-void sq_quantize_rows(sq_codes *c, const float *w, const float *limits);
+/* The values that a group's codes reach. */
+typedef struct sq_range {
+    float lo, hi;
+} sq_range;
+/* From the least to the largest finite value, with 0. */
+sq_range sq_range_of(const float *w, int64_t n);
+/* Quantizes one group of n values that `range` (NULL: all of them) clips: codes, and what they
+ * stand for. Either output may be NULL. */
+void sq_quantize_group(const sq_grid *g, const float *w, int64_t n, const sq_range *range,
+                       uint8_t *codes, float *back, float *scale, uint8_t *zero);
+/* Quantizes w[n][k]; ranges[n][groups] (nullable) clip each group. */
+void sq_quantize_rows(sq_codes *c, const float *w, const sq_range *ranges);
 /* Row r as numbers, k of them. */
 void sq_codes_row(const sq_codes *c, int64_t r, float *out);
 
