@@ -5,7 +5,14 @@
 
 /* Blocks are large, so that a search opens few parallel regions: on a busy machine these cost more
  * than the arithmetic of a small layer. */
-enum { RATIOS = 20, SEARCH_ROWS = 192, ERROR_ROWS = 2048, ROW_BLOCK = 192, CLIP_LEVELS = 10 };
+enum {
+    RATIOS = 20,
+    SEARCH_ROWS = 192,
+    ERROR_ROWS = 2048,
+    ROW_BLOCK = 192,
+    CLIP_LEVELS = 10,
+    CLIP_SWEEPS = 2
+};
 
 /* trace(D S D') over rows of d[m][k]; tmp [m][k]. */
 static double quadratic(const float *d, int64_t m, int64_t k, const float *s, float *tmp) {
@@ -151,102 +158,149 @@ static int search_scale(const search *s) {
     return found;
 }
 
-/* One group's columns of a linear: [rows] of w with stride k. */
-typedef struct clip_block {
+/* The clip search of a block of rows: the error d of each row, in the unscaled channels, and its
+ * product with X'X are kept up to date while one group after the other gets the range with the
+ * least d X'X d'. Errors of other groups count, so groups come to cancel each other's; no step is
+ * uphill.
+ */
+typedef struct clip_search {
     const sq_grid *grid;
-    const float *w;
-    int64_t k, m, rows;
-    float *e, *t;     /* [rows][CLIP_LEVELS][m] */
-    const float *s;   /* [m][m] */
-    sq_range *ranges; /* the best so far of each row, `stride` apart */
-    int64_t stride;
+    const float *w, *scale, *xx; /* w [rows][k] scaled; scale [k] (nullable) */
+    int64_t k, rows, groups;
+    float *d, *product;   /* [rows][k] */
+    float *e, *t, *cross; /* [rows][CLIP_LEVELS][m] twice, [rows][m] */
+    sq_range *ranges;     /* [rows][groups] */
     double best[ROW_BLOCK];
-} clip_block;
+} clip_search;
 
-/* Which ends of a range a pass of the clip search moves. */
+/* Which ends of a range a pass moves. */
 enum { BOTH_ENDS, HIGH_END, LOW_END, CLIP_PASSES };
 
-static sq_range clip_candidate(const clip_block *b, int64_t row, int pass, int level) {
-    sq_range full = sq_range_of(b->w + row * b->k, b->m), r = b->ranges[row * b->stride];
+static sq_range clip_candidate(const float *w, int64_t m, sq_range now, int pass, int level) {
+    sq_range full = sq_range_of(w, m);
     float keep = 1 - (float)level / (2 * CLIP_LEVELS), top = keep * fmaxf(full.hi, -full.lo);
     if (pass == BOTH_ENDS) {
         return (sq_range){fmaxf(full.lo, -top), fminf(full.hi, top)};
     }
-    return pass == HIGH_END ? (sq_range){r.lo, full.hi * keep} : (sq_range){full.lo * keep, r.hi};
+    return pass == HIGH_END ? (sq_range){now.lo, full.hi * keep}
+                            : (sq_range){full.lo * keep, now.hi};
 }
 
-/* Improves the range of each row, all levels in one product: argmin over levels of e S e'. */
-static void clip_rows(clip_block *b, int pass) {
-    int64_t m = b->m, tall = b->rows * CLIP_LEVELS;
+/* Columns [at, at + m) of d for one row under a range. */
+static void clip_error(const clip_search *b, int64_t row, int64_t at, int64_t m, sq_range range,
+                       float *e) {
+    const float *w = b->w + row * b->k + at;
+    sq_quantize_group(b->grid, w, m, &range, NULL, e, NULL, NULL);
+    for (int64_t c = 0; c < m; c++) {
+        e[c] = (e[c] - w[c]) / (b->scale == NULL ? 1.0f : b->scale[at + c]);
+    }
+}
+
+static double dot(const float *a, const float *b, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += (double)a[i] * (double)b[i];
+    }
+    return sum;
+}
+
+/* One pass over group j: all levels of all rows in one product. */
+static void clip_pass(clip_search *b, int64_t j, int64_t at, int64_t m, int pass) {
+    int64_t k = b->k, tall = b->rows * CLIP_LEVELS;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < tall; i++) {
-        const float *w = b->w + i / CLIP_LEVELS * b->k;
-        float *e = b->e + i * m;
-        sq_range r = clip_candidate(b, i / CLIP_LEVELS, pass, (int)(i % CLIP_LEVELS));
-        sq_quantize_group(b->grid, w, m, &r, NULL, e, NULL, NULL);
-        for (int64_t c = 0; c < m; c++) {
-            e[c] -= w[c];
-        }
+        int64_t row = i / CLIP_LEVELS;
+        sq_range now = b->ranges[row * b->groups + j];
+        now = clip_candidate(b->w + row * k + at, m, now, pass, (int)(i % CLIP_LEVELS));
+        clip_error(b, row, at, m, now, b->e + i * m);
     }
-    sq_sgemm(0, tall, m, m, 1.0f, b->e, m, b->s, m, 0.0f, b->t, m);
+    sq_sgemm(0, tall, m, m, 1.0f, b->e, m, b->xx + at * k + at, k, 0.0f, b->t, m);
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < b->rows; r++) {
-        int chosen = -1;
+        sq_range *range = &b->ranges[r * b->groups + j], now = *range;
         for (int level = 0; level < CLIP_LEVELS; level++) {
-            int64_t at = (r * CLIP_LEVELS + level) * m;
-            double loss = 0;
-            for (int64_t c = 0; c < m; c++) {
-                loss += (double)b->e[at + c] * (double)b->t[at + c];
-            }
-            if ((pass == BOTH_ENDS && level == 0) || loss < b->best[r]) {
+            int64_t i = (r * CLIP_LEVELS + level) * m;
+            double loss = dot(b->e + i, b->t + i, m) + 2 * dot(b->e + i, b->cross + r * m, m);
+            if (loss < b->best[r]) {
                 b->best[r] = loss;
-                chosen = level;
+                *range = clip_candidate(b->w + r * k + at, m, now, pass, level);
             }
-        }
-        if (chosen >= 0) {
-            b->ranges[r * b->stride] = clip_candidate(b, r, pass, chosen);
         }
     }
 }
 
-/* Ranges of the groups of one linear's rows: for each the one with the least e S e' of the group's
- * own block of X'X, e in the scaled channels. A symmetric grid has one end only. */
+/* The part of d X'X d' that depends on group j is e S e' + 2 e c, S the group's own block and c the
+ * product with the other groups' errors. */
+static void clip_group(clip_search *b, int64_t j) {
+    int64_t k = b->k, at = j * b->grid->group,
+            m = k - at < b->grid->group ? k - at : b->grid->group;
+    float *d = b->d + at, *product = b->product + at;
+    sq_sgemm(0, b->rows, m, m, 1.0f, d, k, b->xx + at * k + at, k, 0.0f, b->cross, m);
+    for (int64_t r = 0; r < b->rows; r++) {
+        b->best[r] = 2 * dot(d + r * k, product + r * k, m) - dot(d + r * k, b->cross + r * m, m);
+        for (int64_t c = 0; c < m; c++) {
+            b->cross[r * m + c] = product[r * k + c] - b->cross[r * m + c];
+        }
+    }
+    for (int pass = 0; pass < (b->grid->symmetric ? 1 : CLIP_PASSES); pass++) {
+        clip_pass(b, j, at, m, pass);
+    }
+    for (int64_t r = 0; r < b->rows; r++) {
+        float *e = b->e + r * m;
+        clip_error(b, r, at, m, b->ranges[r * b->groups + j], e);
+        for (int64_t c = 0; c < m; c++) {
+            float old = d[r * k + c];
+            d[r * k + c] = e[c];
+            e[c] -= old;
+        }
+    }
+    sq_sgemm(0, b->rows, k, m, 1.0f, b->e, m, b->xx + at * k, k, 1.0f, b->product, k);
+}
+
+static void clip_rows(clip_search *b) {
+    int64_t k = b->k, group = b->grid->group;
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < b->rows; r++) {
+        for (int64_t j = 0; j * group < k; j++) {
+            int64_t at = j * group, m = k - at < group ? k - at : group;
+            sq_range full = sq_range_of(b->w + r * k + at, m);
+            b->ranges[r * b->groups + j] = full;
+            clip_error(b, r, at, m, full, b->d + r * k + at);
+        }
+    }
+    sq_sgemm(0, b->rows, k, k, 1.0f, b->d, k, b->xx, k, 0.0f, b->product, k);
+    for (int sweep = 0; sweep < CLIP_SWEEPS; sweep++) {
+        for (int64_t j = 0; j * group < k; j++) {
+            clip_group(b, j);
+        }
+    }
+}
+
+/* Ranges of the groups of every row of one linear. */
 static sq_status search_clip(const search *s, int l, const float *ws, const float *scale,
                              sq_range *ranges, sq_error *err) {
     const sq_grid *g = &s->g->grids[l];
     int64_t n = s->g->linears[l]->weight.n, groups = g->k_padded / g->group, k = g->k,
             width = g->group < k ? g->group : k;
-    int passes = g->symmetric ? 1 : CLIP_PASSES;
-    size_t tall = (size_t)(ROW_BLOCK * CLIP_LEVELS * width);
-    float *block = sq_alloc((size_t)(width * width), sizeof *block, "clip search", err);
-    float *e = sq_alloc_raw(2 * tall, sizeof *e, "clip search", err);
-    sq_status st = block == NULL || e == NULL ? SQ_ENOMEM : SQ_OK;
-    for (int64_t j = 0; st == SQ_OK && j < groups && j * width < k; j++) {
-        int64_t at = j * width, m = k - at < width ? k - at : width;
-        for (int64_t a = 0; a < m; a++) {
-            for (int64_t b = 0; b < m; b++) {
-                float f = scale == NULL ? 1.0f : scale[at + a] * scale[at + b];
-                block[a * m + b] = s->stat->xx[(at + a) * k + at + b] / f;
-            }
-        }
-        for (int64_t r = 0; r < n; r += ROW_BLOCK) {
-            clip_block b = {g,
-                            ws + r * k + at,
-                            k,
-                            m,
-                            n - r < ROW_BLOCK ? n - r : ROW_BLOCK,
-                            e,
-                            e + tall,
-                            block,
-                            ranges + r * groups + j,
-                            groups,
-                            {0}};
-            for (int pass = 0; pass < passes; pass++) {
-                clip_rows(&b, pass);
-            }
-        }
+    size_t tall = (size_t)(ROW_BLOCK * CLIP_LEVELS * width), cross = (size_t)(ROW_BLOCK * width);
+    float *e = sq_alloc_raw(2 * tall + cross, sizeof *e, "clip search", err);
+    sq_status st = e == NULL ? SQ_ENOMEM : SQ_OK;
+    for (int64_t r = 0; st == SQ_OK && r < n; r += ROW_BLOCK) {
+        clip_search b = {.grid = g,
+                         .w = ws + r * k,
+                         .scale = scale,
+                         .xx = s->stat->xx,
+                         .k = k,
+                         .rows = n - r < ROW_BLOCK ? n - r : ROW_BLOCK,
+                         .groups = groups,
+                         .d = s->d,
+                         .product = s->tmp,
+                         .e = e,
+                         .t = e + tall,
+                         .cross = e + 2 * tall,
+                         .ranges = ranges + r * groups};
+        clip_rows(&b);
     }
-    sq_free(block);
     sq_free(e);
     return st;
 }

@@ -121,13 +121,13 @@ def finish(rng, arr, out_w, out_h, sigma, jpeg):
     return np.asarray(im)
 
 
-def paste_digit(rng, im, split):
+def paste_digit(rng, im, split, boxes):
     """A handwritten digit as an object, or None when there is no room."""
     side = min(im.size)
     images, labels = digit_bank(split)
     i = int(rng.integers(len(labels)))
     s = int(rng.uniform(30, max(34, min(110, 0.6 * side))))
-    at = place(rng, [], *im.size, s / 2)
+    at = place(rng, boxes, *im.size, s / 2)
     if at is None:
         return None, None
     g = Image.fromarray((images[i] * 15.9).astype(np.uint8)).resize((s, s), Image.BILINEAR)
@@ -138,19 +138,21 @@ def paste_digit(rng, im, split):
     return {"kind": "digit", "digit": int(labels[i]), "box": box}, [x0, y0, x0 + s, y0 + s]
 
 
-def draw_scene(rng, w, h, split, draw_size=None, clean=False):
-    """A still scene of w x h pixels. With draw_size it is drawn at that size and resized; boxes follow.
-    clean leaves out noise and JPEG traces."""
+def draw_scene(rng, w, h, split, draw_size=None, clean=False, digit_share=0.22, many=False):
+    """A still scene of w x h pixels. With draw_size it is drawn at that size and resized; boxes follow. clean leaves out
+    noise and JPEG traces; digit_share of the scenes hold a digit, with many several of them."""
     dw, dh = draw_size or (w, h)
     im = Image.fromarray(background(rng, dw, dh).clip(0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(im)
     side = min(dw, dh)
     n = int(rng.integers(1, 5)) if side >= 112 else int(rng.integers(1, 3))
     objects, boxes, used = [], [], set()
-    if rng.random() < 0.22:
-        o, outer = paste_digit(rng, im, split)
-        if o:
-            objects.append(o), boxes.append(outer)
+    if rng.random() < digit_share:
+        for _ in range(int(rng.integers(1, 4)) if many else 1):
+            o, outer = paste_digit(rng, im, split, boxes)
+            if o:
+                objects.append(o), boxes.append(outer)
+        if objects:
             n = int(rng.integers(0, 3))
     for _ in range(n):
         color, shape = COLOR_NAMES[rng.integers(len(COLOR_NAMES))], SHAPES[rng.integers(len(SHAPES))]
@@ -164,7 +166,7 @@ def draw_scene(rng, w, h, split, draw_size=None, clean=False):
         used.add((color, shape)), boxes.append(box)
         objects.append({"kind": "shape", "color": color, "shape": shape, "box": box})
     if not objects:
-        return draw_scene(rng, w, h, split, draw_size, clean)
+        return draw_scene(rng, w, h, split, draw_size, clean, digit_share, many)
     sigma, jpeg = rng.uniform(0, 9), rng.random() < 0.2
     arr = finish(rng, np.asarray(im, np.float32), w, h, 0 if clean else sigma, jpeg and not clean)
     sx, sy = w / dw, h / dh
