@@ -179,6 +179,50 @@ static void damage(const char *tensor, const char *file) {
     sq_free(data);
 }
 
+/* Changes the header's entry of the first packed weight: another shape of the same size, or gone.
+ */
+static void damage_header(int removed) {
+    char path[700], out[600], *data, *text, *copy;
+    sq_error err = {0};
+    size_t size;
+    uint64_t header;
+    path_of(out, sizeof out, "awq");
+    snprintf(path, sizeof path, "%s/model.safetensors", out);
+    assert_int_equal(sq_file_read(path, (size_t)1 << 30, &data, &size, &err), SQ_OK);
+    copy = malloc(size);
+    assert_non_null(copy);
+    memcpy(copy, data, size);
+    memcpy(&header, data, 8);
+    json_t *h = json_loadb(data + 8, header, 0, NULL), *entry;
+    const char *key;
+    void *next;
+    json_object_foreach_safe(h, next, key, entry) {
+        if (strstr(key, ".weight_packed") != NULL) {
+            json_t *shape = json_object_get(entry, "shape");
+            json_int_t rows = json_integer_value(json_array_get(shape, 0)),
+                       words = json_integer_value(json_array_get(shape, 1));
+            json_array_set_new(shape, 0, json_integer(rows / 2));
+            json_array_set_new(shape, 1, json_integer(words * 2));
+            if (removed) {
+                json_object_del(h, key);
+            }
+            break;
+        }
+    }
+    text = json_dumps(h, JSON_COMPACT);
+    assert_true(strlen(text) <= header);
+    memset(data + 8, ' ', header);
+    memcpy(data + 8, text, strlen(text));
+    assert_int_equal(sq_file_write(path, data, size, &err), SQ_OK);
+    assert_int_equal(verify("awq", &err), SQ_ECHECK);
+    assert_non_null(strstr(err.text, removed ? "hole" : ".weight_packed"));
+    assert_int_equal(sq_file_write(path, copy, size, &err), SQ_OK);
+    json_decref(h);
+    free(text);
+    free(copy);
+    sq_free(data);
+}
+
 static void verification_finds_damage(void **state) {
     (void)state;
     sq_error err = {0};
@@ -190,6 +234,8 @@ static void verification_finds_damage(void **state) {
     damage(".weight_packed", "model.safetensors");
     damage(".weight_scale", "model.safetensors");
     damage(NULL, "tokenizer.json");
+    damage_header(0);
+    damage_header(1);
     assert_int_equal(verify("awq", &err), SQ_OK);
 }
 
