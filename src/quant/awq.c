@@ -14,14 +14,18 @@ enum {
     CLIP_SWEEPS = 2
 };
 
+static double dot(const float *a, const float *b, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += (double)a[i] * (double)b[i];
+    }
+    return sum;
+}
+
 /* trace(D S D') over rows of d[m][k]; tmp [m][k]. */
 static double quadratic(const float *d, int64_t m, int64_t k, const float *s, float *tmp) {
     sq_sgemm(0, m, k, k, 1.0f, d, k, s, k, 0.0f, tmp, k);
-    double sum = 0;
-    for (int64_t i = 0; i < m * k; i++) {
-        sum += (double)d[i] * (double)tmp[i];
-    }
-    return sum;
+    return dot(d, tmp, m * k);
 }
 
 /* The rows that a search or an error looks at: at most `most`, evenly spaced. */
@@ -161,8 +165,7 @@ static int search_scale(const search *s) {
 /* The clip search of a block of rows: the error d of each row, in the unscaled channels, and its
  * product with X'X are kept up to date while one group after the other gets the range with the
  * least d X'X d'. Errors of other groups count, so groups come to cancel each other's; no step is
- * uphill.
- */
+ * uphill. */
 typedef struct clip_search {
     const sq_grid *grid;
     const float *w, *scale, *xx; /* w [rows][k] scaled; scale [k] (nullable) */
@@ -194,14 +197,6 @@ static void clip_error(const clip_search *b, int64_t row, int64_t at, int64_t m,
     for (int64_t c = 0; c < m; c++) {
         e[c] = (e[c] - w[c]) / (b->scale == NULL ? 1.0f : b->scale[at + c]);
     }
-}
-
-static double dot(const float *a, const float *b, int64_t n) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) {
-        sum += (double)a[i] * (double)b[i];
-    }
-    return sum;
 }
 
 /* One pass over group j: all levels of all rows in one product. */
@@ -399,7 +394,7 @@ static sq_status encode_all(const search *s, const float *scale, float *ws, sq_t
     *worse = 0;
     for (int l = 0; l < s->g->n; l++) {
         sq_codes_close(&out->codes[l]);
-        sq_status st = encode(s, l, scale, s->g->clip[l], ws, &out->codes[l], &out->error[l], err);
+        sq_status st = encode(s, l, scale, s->g->clip, ws, &out->codes[l], &out->error[l], err);
         if (st != SQ_OK) {
             return st;
         }

@@ -17,8 +17,8 @@ typedef struct sq_tap_group {
     const sq_linear *linears[SQ_TAP_LINEARS];
     float *w[SQ_TAP_LINEARS]; /* [n][k], owned by the caller */
     sq_grid grids[SQ_TAP_LINEARS];
-    int clip[SQ_TAP_LINEARS]; /* 1: search a clip */
-    int64_t share;            /* query heads that read one v channel; 1 elsewhere */
+    int clip;      /* 1: search a clip */
+    int64_t share; /* query heads that read one v channel; 1 elsewhere */
     int64_t head_dim;
 } sq_tap_group;
 

@@ -77,7 +77,7 @@ static sq_status load_group(job *j, sq_tap_group *g, const sq_block *b, const sq
         g->k = l->weight.k;
         g->linears[g->n] = l;
         g->grids[g->n] = p->grid;
-        g->clip[g->n] = !j->o->no_clip;
+        g->clip = !j->o->no_clip;
         g->w[g->n++] = w;
         sq_map_release(l->file->data, l->file->bytes);
     }
