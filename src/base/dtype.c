@@ -2,20 +2,41 @@
 
 static const struct {
     const char *name;
-    size_t size;
+    size_t size, block;
 } table[SQ_DTYPE_COUNT] = {
-    [SQ_F32] = {"F32", 4},   [SQ_F16] = {"F16", 2}, [SQ_BF16] = {"BF16", 2}, [SQ_F64] = {"F64", 8},
-    [SQ_I8] = {"I8", 1},     [SQ_U8] = {"U8", 1},   [SQ_I16] = {"I16", 2},   [SQ_U16] = {"U16", 2},
-    [SQ_I32] = {"I32", 4},   [SQ_U32] = {"U32", 4}, [SQ_I64] = {"I64", 8},   [SQ_U64] = {"U64", 8},
+    [SQ_F32] = {"F32", 4},
+    [SQ_F16] = {"F16", 2},
+    [SQ_BF16] = {"BF16", 2},
+    [SQ_F64] = {"F64", 8},
+    [SQ_I8] = {"I8", 1},
+    [SQ_U8] = {"U8", 1},
+    [SQ_I16] = {"I16", 2},
+    [SQ_U16] = {"U16", 2},
+    [SQ_I32] = {"I32", 4},
+    [SQ_U32] = {"U32", 4},
+    [SQ_I64] = {"I64", 8},
+    [SQ_U64] = {"U64", 8},
     [SQ_BOOL] = {"BOOL", 1},
+    [SQ_Q4_0] = {"Q4_0", 18, 32},
+    [SQ_Q4_1] = {"Q4_1", 20, 32},
+    [SQ_Q5_0] = {"Q5_0", 22, 32},
+    [SQ_Q5_1] = {"Q5_1", 24, 32},
+    [SQ_Q8_0] = {"Q8_0", 34, 32},
+    [SQ_Q4_K] = {"Q4_K", 144, 256},
+    [SQ_Q5_K] = {"Q5_K", 176, 256},
+    [SQ_Q6_K] = {"Q6_K", 210, 256},
 };
 
 size_t sq_dtype_size(sq_dtype t) { return (unsigned)t < SQ_DTYPE_COUNT ? table[t].size : 0; }
 
+size_t sq_dtype_block(sq_dtype t) {
+    return (unsigned)t < SQ_DTYPE_COUNT && table[t].block > 0 ? table[t].block : 1;
+}
+
 const char *sq_dtype_name(sq_dtype t) { return (unsigned)t < SQ_DTYPE_COUNT ? table[t].name : "?"; }
 
 int sq_dtype_parse(const char *name, sq_dtype *out) {
-    for (int i = 0; i < SQ_DTYPE_COUNT; i++) {
+    for (int i = 0; i <= SQ_BOOL; i++) {
         if (strcmp(name, table[i].name) == 0) {
             *out = (sq_dtype)i;
             return 1;

@@ -20,14 +20,25 @@ typedef enum sq_dtype {
     SQ_I64,
     SQ_U64,
     SQ_BOOL,
+    /* ggml's blocks of quantized weights (ggml-common.h): only in GGUF files */
+    SQ_Q4_0,
+    SQ_Q4_1,
+    SQ_Q5_0,
+    SQ_Q5_1,
+    SQ_Q8_0,
+    SQ_Q4_K,
+    SQ_Q5_K,
+    SQ_Q6_K,
     SQ_DTYPE_COUNT
 } sq_dtype;
 
-/* Bytes an element; 0 for an unknown type. */
+/* Bytes an element, or a block of ggml's types; 0 for an unknown type. */
 size_t sq_dtype_size(sq_dtype t);
+/* Elements a block; 1 for plain types. */
+size_t sq_dtype_block(sq_dtype t);
 /* "F32", "BF16", …; "?" for an unknown type. */
 const char *sq_dtype_name(sq_dtype t);
-/* Finds the type by its safetensors name; returns 0 when there is none. */
+/* Finds a plain type by its safetensors name; returns 0 when there is none. */
 int sq_dtype_parse(const char *name, sq_dtype *out);
 
 static inline float sq_bf16_to_f32(uint16_t v) {

@@ -1,26 +1,12 @@
 /* Reading: every offset, size, shape, type and name is checked against the file before anything
  * uses it. */
-#include "format/safetensors.h"
-
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
+#include "format/checkpoint.h"
 
 enum { MAX_HEADER = 100 * 1000 * 1000 }; /* the reference library's limit */
-
-typedef struct shard {
-    const char *name;
-    sq_map map;
-} shard;
-
-struct sq_checkpoint {
-    sq_arena arena;
-    shard *shards;
-    int n_shards;
-    sq_tensor *tensors;
-    size_t n, cap;
-};
 
 typedef struct span {
     uint64_t lo, hi;
@@ -33,10 +19,6 @@ static int by_lo(const void *a, const void *b) {
         return x->lo < y->lo ? -1 : 1;
     }
     return x->hi < y->hi ? -1 : x->hi > y->hi;
-}
-
-static int by_name(const void *a, const void *b) {
-    return strcmp(((const sq_tensor *)a)->name, ((const sq_tensor *)b)->name);
 }
 
 /* dtype, shape and data_offsets of one header entry. */
@@ -109,21 +91,6 @@ static sq_status check_cover(span *spans, size_t n, uint64_t size, const char *p
     return SQ_OK;
 }
 
-static sq_status more_tensors(sq_checkpoint *c, size_t more, sq_error *err) {
-    size_t want = c->n + more;
-    if (want <= c->cap) {
-        return SQ_OK;
-    }
-    void *p = c->tensors;
-    sq_status st =
-        sq_grow(&p, c->n * sizeof *c->tensors, 2 * want, sizeof *c->tensors, "tensors", err);
-    if (st == SQ_OK) {
-        c->tensors = p;
-        c->cap = 2 * want;
-    }
-    return st;
-}
-
 static sq_status parse_header(const sq_map *m, const char *path, json_t **out, uint64_t *start,
                               sq_error *err) {
     uint64_t n = 0;
@@ -148,8 +115,8 @@ static sq_status parse_header(const sq_map *m, const char *path, json_t **out, u
     return SQ_OK;
 }
 
-static sq_status read_shard(sq_checkpoint *c, int index, const char *path, sq_error *err) {
-    shard *s = &c->shards[index];
+static sq_status read_shard(sq_checkpoint *c, sq_shard *s, const char *path, const char *prefix,
+                            sq_error *err) {
     json_t *header = NULL, *v;
     const char *key;
     uint64_t start = 0;
@@ -158,7 +125,7 @@ static sq_status read_shard(sq_checkpoint *c, int index, const char *path, sq_er
     size_t n = 0;
     SQ_TRY(sq_map_open(&s->map, path, err));
     SQ_TRY(parse_header(&s->map, path, &header, &start, err));
-    SQ_TRY(more_tensors(c, json_object_size(header), err));
+    SQ_TRY(sq_checkpoint_reserve(c, json_object_size(header), err));
     spans = sq_alloc(json_object_size(header) + 1, sizeof *spans, "tensors", err);
     if (spans == NULL) {
         st = SQ_ENOMEM;
@@ -169,7 +136,8 @@ static sq_status read_shard(sq_checkpoint *c, int index, const char *path, sq_er
             continue;
         }
         sq_tensor *t = &c->tensors[c->n];
-        *t = (sq_tensor){.shard = index, .name = sq_arena_strdup(&c->arena, key, err)};
+        *t = (sq_tensor){.shard = (int)(s - c->shards),
+                         .name = sq_arena_printf(&c->arena, err, "%s%s", prefix, key)};
         if (t->name == NULL) {
             st = SQ_ENOMEM;
             goto fail;
@@ -186,22 +154,20 @@ fail:
     return st;
 }
 
-static sq_status add_shard(sq_checkpoint *c, const char *dir, const char *name, sq_error *err) {
+static sq_status add_shard(sq_checkpoint *c, const char *dir, const char *name, const char *prefix,
+                           sq_error *err) {
     if (name[0] == '/' || strstr(name, "..") != NULL) {
         return sq_fail(err, SQ_EFORMAT, "'%s': the index names a file outside the folder; got '%s'",
                        dir, name);
     }
     char *path = sq_path_join(&c->arena, dir, name, err);
-    c->shards[c->n_shards].name = sq_arena_strdup(&c->arena, name, err);
-    if (path == NULL || c->shards[c->n_shards].name == NULL) {
-        return SQ_ENOMEM;
-    }
-    c->n_shards++;
-    return read_shard(c, c->n_shards - 1, path, err);
+    sq_shard *s = path == NULL ? NULL : sq_checkpoint_add_shard(c, name, err);
+    return s == NULL ? SQ_ENOMEM : read_shard(c, s, path, prefix, err);
 }
 
-static int shard_index(const sq_checkpoint *c, const char *name) {
-    for (int i = 0; i < c->n_shards; i++) {
+/* A shard of this reading (from `first` on) by its file name; -1 when it is new. */
+static int shard_index(const sq_checkpoint *c, int first, const char *name) {
+    for (int i = first; i < c->n_shards; i++) {
         if (strcmp(c->shards[i].name, name) == 0) {
             return i;
         }
@@ -209,11 +175,35 @@ static int shard_index(const sq_checkpoint *c, const char *name) {
     return -1;
 }
 
-/* Shards in the order that the index first names them; afterwards index and headers must say the
- * same. */
-static sq_status open_sharded(sq_checkpoint *c, const char *dir, const char *index, sq_error *err) {
+/* The index and the headers must say the same: each tensor of the map is in the file it names. */
+static sq_status check_index(const sq_checkpoint *c, int first_shard, size_t first, json_t *map,
+                             const char *prefix, const char *index, sq_error *err) {
+    size_t skip = strlen(prefix);
+    for (size_t i = first; i < c->n; i++) {
+        const sq_tensor *t = &c->tensors[i];
+        const char *file = sq_json_str(map, t->name + skip, NULL);
+        if (file == NULL || shard_index(c, first_shard, file) != t->shard) {
+            return sq_fail(err, SQ_EFORMAT,
+                           "'%s': tensor '%s' is not where the index says; got '%s'", index,
+                           t->name, file == NULL ? "no entry" : file);
+        }
+    }
+    if (c->n - first != json_object_size(map)) {
+        return sq_fail(
+            err, SQ_EFORMAT,
+            "'%s' and the files do not hold the same tensors; got %zu names for %zu tensors", index,
+            json_object_size(map), c->n - first);
+    }
+    return SQ_OK;
+}
+
+/* Shards in the order that the index first names them. */
+static sq_status open_sharded(sq_checkpoint *c, const char *dir, const char *index,
+                              const char *prefix, sq_error *err) {
     json_t *root = NULL, *v;
     const char *key;
+    int first_shard = c->n_shards;
+    size_t first = c->n;
     sq_status st;
     SQ_TRY(sq_json_load(index, &root, err));
     json_t *map = json_object_get(root, "weight_map");
@@ -221,35 +211,16 @@ static sq_status open_sharded(sq_checkpoint *c, const char *dir, const char *ind
         st = sq_fail(err, SQ_EFORMAT, "'%s' has no weight_map", index);
         goto fail;
     }
-    c->shards = sq_arena_alloc(&c->arena, json_object_size(map), sizeof *c->shards, err);
-    if (c->shards == NULL) {
-        st = SQ_ENOMEM;
-        goto fail;
-    }
     json_object_foreach(map, key, v) {
         if (!json_is_string(v)) {
             st = sq_fail(err, SQ_EFORMAT, "'%s': the file of '%s' is no string", index, key);
             goto fail;
         }
-        if (shard_index(c, json_string_value(v)) < 0) {
-            SQ_TRY(add_shard(c, dir, json_string_value(v), err));
+        if (shard_index(c, first_shard, json_string_value(v)) < 0) {
+            SQ_TRY(add_shard(c, dir, json_string_value(v), prefix, err));
         }
     }
-    if (c->n > 1) {
-        qsort(c->tensors, c->n, sizeof *c->tensors, by_name);
-    }
-    json_object_foreach(map, key, v) {
-        const sq_tensor *t = sq_checkpoint_find(c, key);
-        if (t == NULL || strcmp(c->shards[t->shard].name, json_string_value(v)) != 0) {
-            st = sq_fail(err, SQ_EFORMAT, "'%s': tensor '%s' is not in '%s'", index, key,
-                         json_string_value(v));
-            goto fail;
-        }
-    }
-    if (c->n != json_object_size(map)) {
-        st = sq_fail(err, SQ_EFORMAT, "'%s' does not list every tensor; got %zu, wanted %zu", index,
-                     json_object_size(map), c->n);
-    }
+    st = check_index(c, first_shard, first, map, prefix, index, err);
 fail:
     json_decref(root);
     return st;
@@ -281,9 +252,9 @@ static sq_status find_only(sq_checkpoint *c, const char *dir, const char **name,
     return st;
 }
 
-static sq_status open_any(sq_checkpoint *c, const char *path, sq_error *err) {
+sq_status sq_safetensors_read(sq_checkpoint *c, const char *path, const char *prefix,
+                              sq_error *err) {
     const char *dir = path, *name = "model.safetensors";
-    sq_status st;
     if (!sq_is_dir(path)) {
         const char *slash = strrchr(path, '/');
         name = slash == NULL ? path : slash + 1;
@@ -296,78 +267,13 @@ static sq_status open_any(sq_checkpoint *c, const char *path, sq_error *err) {
         }
         if (!sq_file_exists(single)) {
             if (sq_file_exists(index)) {
-                return open_sharded(c, path, index, err);
+                return open_sharded(c, path, index, prefix, err);
             }
-            SQ_TRY(find_only(c, path, &name, err));
+            sq_status st = find_only(c, path, &name, err);
+            if (st != SQ_OK) {
+                return st;
+            }
         }
     }
-    c->shards = sq_arena_alloc(&c->arena, 1, sizeof *c->shards, err);
-    if (c->shards == NULL || dir == NULL) {
-        return SQ_ENOMEM;
-    }
-    SQ_TRY(add_shard(c, dir, name, err));
-    if (c->n > 1) {
-        qsort(c->tensors, c->n, sizeof *c->tensors, by_name);
-    }
-fail:
-    return st;
-}
-
-sq_status sq_checkpoint_open(sq_checkpoint **out, const char *path, sq_error *err) {
-    *out = NULL;
-    sq_checkpoint *c = sq_alloc(1, sizeof *c, "a checkpoint", err);
-    if (c == NULL) {
-        return SQ_ENOMEM;
-    }
-    sq_status st = open_any(c, path, err);
-    for (size_t i = 1; st == SQ_OK && i < c->n; i++) {
-        if (strcmp(c->tensors[i - 1].name, c->tensors[i].name) == 0) {
-            st = sq_fail(err, SQ_EFORMAT, "'%s': tensor '%s' is in two files", path,
-                         c->tensors[i].name);
-        }
-    }
-    if (st != SQ_OK) {
-        sq_checkpoint_close(&c);
-    }
-    *out = c;
-    return st;
-}
-
-void sq_checkpoint_close(sq_checkpoint **pc) {
-    sq_checkpoint *c = *pc;
-    if (c == NULL) {
-        return;
-    }
-    for (int i = 0; i < c->n_shards; i++) {
-        sq_map_close(&c->shards[i].map);
-    }
-    sq_free(c->tensors);
-    sq_arena_free(&c->arena);
-    sq_free(c);
-    *pc = NULL;
-}
-
-size_t sq_checkpoint_count(const sq_checkpoint *c) { return c->n; }
-
-const sq_tensor *sq_checkpoint_at(const sq_checkpoint *c, size_t i) {
-    return i < c->n ? &c->tensors[i] : NULL;
-}
-
-const sq_tensor *sq_checkpoint_find(const sq_checkpoint *c, const char *name) {
-    sq_tensor key = {.name = name};
-    return c->n == 0 ? NULL : bsearch(&key, c->tensors, c->n, sizeof key, by_name);
-}
-
-int sq_checkpoint_shards(const sq_checkpoint *c) { return c->n_shards; }
-
-const char *sq_checkpoint_shard_name(const sq_checkpoint *c, int i) {
-    return i >= 0 && i < c->n_shards ? c->shards[i].name : NULL;
-}
-
-uint64_t sq_checkpoint_bytes(const sq_checkpoint *c) {
-    uint64_t sum = 0;
-    for (size_t i = 0; i < c->n; i++) {
-        sum += c->tensors[i].bytes;
-    }
-    return sum;
+    return dir == NULL ? SQ_ENOMEM : add_shard(c, dir, name, prefix, err);
 }

@@ -40,6 +40,11 @@ sq_status sq_weight_dense(sq_weight *w, sq_dtype t, const void *data, int64_t n,
 sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, const float *scales,
                               const uint8_t *zeros, int64_t n, int64_t k, int64_t k_padded,
                               int64_t group, sq_error *err);
+/* Packs ggml's blocks (SQ_Q4_0 … SQ_Q6_K), [n][k / block] of them: 4-bit codes stay 4-bit, wider
+ * ones become 8-bit; groups are the blocks' own (32, or 16 for Q6_K). Values are as ggml
+ * dequantizes them, to f32 rounding. Copies everything. */
+sq_status sq_weight_blocks(sq_weight *w, sq_dtype t, const void *data, int64_t n, int64_t k,
+                           sq_error *err);
 void sq_weight_free(sq_weight *w);
 size_t sq_weight_bytes(const sq_weight *w);
 /* Writes rows [row0, row0+rows) as f32 [rows][k]. */

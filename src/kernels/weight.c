@@ -17,17 +17,38 @@ sq_status sq_weight_dense(sq_weight *w, sq_dtype t, const void *data, int64_t n,
     return SQ_OK;
 }
 
+static void put_code(uint8_t *out, int64_t c, uint8_t code, int bits) {
+    if (bits == 8) {
+        out[c] = code;
+        return;
+    }
+    int64_t in = c % SQ_CHUNK_COLUMNS, nibble = in / 16;
+    out[c / SQ_CHUNK_COLUMNS * 64 + in % 16 * 4 + nibble / 2] |=
+        (uint8_t)(code << (nibble & 1 ? 4 : 0));
+}
+
 static void pack_row(uint8_t *out, const uint32_t *words, int64_t k, int bits) {
     for (int64_t c = 0; c < k; c++) {
-        if (bits == 8) {
-            out[c] = (uint8_t)(words[c / 4] >> (c % 4 * 8));
-            continue;
-        }
-        uint8_t code = (uint8_t)(words[c / 8] >> (c % 8 * 4) & 15);
-        int64_t in = c % SQ_CHUNK_COLUMNS, nibble = in / 16;
-        out[c / SQ_CHUNK_COLUMNS * 64 + in % 16 * 4 + nibble / 2] |=
-            (uint8_t)(code << (nibble & 1 ? 4 : 0));
+        put_code(
+            out, c,
+            (uint8_t)(bits == 8 ? words[c / 4] >> (c % 4 * 8) : words[c / 8] >> (c % 8 * 4) & 15),
+            bits);
     }
+}
+
+/* Room for codes (zeroed), scales and offsets of a weight whose dimensions are set. */
+static sq_status make_room(sq_weight *w, sq_error *err) {
+    size_t groups = (size_t)sq_weight_groups(w);
+    size_t row_bytes = (size_t)sq_weight_chunks(w) * (w->kind == SQ_W_Q4 ? 64 : 128);
+    w->owned = sq_alloc((size_t)w->n, row_bytes, "packed weights", err);
+    w->data = w->owned;
+    w->scales = sq_alloc_raw((size_t)w->n, groups * sizeof(float), "scales", err);
+    w->offsets = sq_alloc_raw((size_t)w->n, groups * sizeof(float), "offsets", err);
+    if (w->owned == NULL || w->scales == NULL || w->offsets == NULL) {
+        sq_weight_free(w);
+        return SQ_ENOMEM;
+    }
+    return SQ_OK;
 }
 
 sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, const float *scales,
@@ -47,15 +68,11 @@ sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, con
     }
     int64_t groups = k_padded / group, row_words = (k_padded * bits + 31) / 32;
     size_t row_bytes = (size_t)sq_weight_chunks(w) * (bits == 4 ? 64 : 128);
-    uint8_t *codes = sq_alloc((size_t)n, row_bytes, "packed weights", err);
-    w->owned = codes;
-    w->data = codes;
-    w->scales = sq_alloc_raw((size_t)n, (size_t)groups * sizeof(float), "scales", err);
-    w->offsets = sq_alloc_raw((size_t)n, (size_t)groups * sizeof(float), "offsets", err);
-    if (codes == NULL || w->scales == NULL || w->offsets == NULL) {
-        sq_weight_free(w);
-        return SQ_ENOMEM;
+    sq_status st = make_room(w, err);
+    if (st != SQ_OK) {
+        return st;
     }
+    uint8_t *codes = w->owned;
 #pragma omp parallel for schedule(static) num_threads(sq_threads()) if (n * k > 65536)
     for (int64_t r = 0; r < n; r++) {
         pack_row(codes + (size_t)r * row_bytes, words + r * row_words, k_padded, bits);
@@ -63,6 +80,40 @@ sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, con
             float zero = zeros == NULL ? (float)(1 << (bits - 1)) : (float)zeros[g];
             w->scales[g] = scales[g];
             w->offsets[g] = -zero * scales[g];
+        }
+    }
+    return SQ_OK;
+}
+
+sq_status sq_weight_blocks(sq_weight *w, sq_dtype t, const void *data, int64_t n, int64_t k,
+                           sq_error *err) {
+    sq_block_form form;
+    int64_t block = (int64_t)sq_dtype_block(t);
+    *w = (sq_weight){.n = n, .k = k, .k_padded = k};
+    if (!sq_block_describe(t, &form) || n < 1 || k < 1 || k > INT64_MAX / 64 / n ||
+        k % block != 0 || data == NULL) {
+        return sq_fail(err, SQ_EARG, "no such block matrix; got %lld x %lld of %s", (long long)n,
+                       (long long)k, sq_dtype_name(t));
+    }
+    w->kind = form.bits == 4 ? SQ_W_Q4 : SQ_W_Q8;
+    w->group = form.group;
+    sq_status st = make_room(w, err);
+    if (st != SQ_OK) {
+        return st;
+    }
+    uint8_t *codes = w->owned;
+    int64_t groups = sq_weight_groups(w), per = block / form.group;
+    size_t row_bytes = (size_t)sq_weight_chunks(w) * (form.bits == 4 ? 64 : 128);
+#pragma omp parallel for schedule(static) num_threads(sq_threads()) if (n * k > 65536)
+    for (int64_t r = 0; r < n; r++) {
+        const uint8_t *p = (const uint8_t *)data + (size_t)(r * (k / block)) * sq_dtype_size(t);
+        for (int64_t b = 0; b < k / block; b++, p += sq_dtype_size(t)) {
+            uint8_t q[SQ_MAX_BLOCK];
+            int64_t g = r * groups + b * per;
+            form.read(p, q, w->scales + g, w->offsets + g);
+            for (int64_t i = 0; i < block; i++) {
+                put_code(codes + (size_t)r * row_bytes, b * block + i, q[i], form.bits);
+            }
         }
     }
     return SQ_OK;

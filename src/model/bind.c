@@ -112,7 +112,8 @@ static int check(binder *b, const sq_tensor *t, int rank, const int64_t *shape) 
         problem(b, "shape", t->name, line);
         return 0;
     }
-    if (t->dtype != SQ_F32 && t->dtype != SQ_F16 && t->dtype != SQ_BF16) {
+    int blocks = rank == 2 && sq_dtype_block(t->dtype) > 1;
+    if (!blocks && t->dtype != SQ_F32 && t->dtype != SQ_F16 && t->dtype != SQ_BF16) {
         char line[64];
         snprintf(line, sizeof line, "type got %s, wanted F32, F16 or BF16",
                  sq_dtype_name(t->dtype));
@@ -147,6 +148,16 @@ static sq_status vector(binder *b, const char *stem, const char *suffix, int64_t
 static char *file_stem(binder *b, const sq_tensor *t, const char *suffix) {
     return sq_arena_printf(&b->net->arena, b->err, "%.*s", (int)(strlen(t->name) - strlen(suffix)),
                            t->name);
+}
+
+/* A weight matrix as it lies in the file, or ggml's blocks packed. */
+static sq_status weight_of(binder *b, sq_weight *w, const sq_tensor *t, const int64_t shape[2]) {
+    if (sq_dtype_block(t->dtype) == 1) {
+        return sq_weight_dense(w, t->dtype, t->data, shape[0], shape[1], b->err);
+    }
+    sq_status st = sq_weight_blocks(w, t->dtype, t->data, shape[0], shape[1], b->err);
+    sq_map_release(t->data, t->bytes);
+    return st;
 }
 
 /* `.weight_packed`, `.weight_scale`, `.weight_shape` and, when asymmetric, `.weight_zero_point`. */
@@ -234,10 +245,13 @@ static sq_status bind_linear(binder *b, sq_linear *l, const sq_linear_row *row, 
     const sq_tensor *t = find(b, l->name, ".weight");
     if (t != NULL) {
         l->file_name = file_stem(b, t, ".weight");
-        l->file = t;
         st = l->file_name == NULL ? SQ_ENOMEM : SQ_OK;
         if (st == SQ_OK && check(b, t, 2, shape)) {
-            st = sq_weight_dense(&l->weight, t->dtype, t->data, shape[0], shape[1], b->err);
+            l->quantized = sq_dtype_block(t->dtype) > 1;
+            l->file = l->quantized ? NULL : t;
+            st = weight_of(b, &l->weight, t, shape);
+            l->scheme = (sq_ct_scheme){.bits = l->weight.kind == SQ_W_Q4 ? 4 : 8,
+                                       .group_size = l->weight.group};
         }
     } else if ((t = find(b, l->name, ".weight_packed")) != NULL) {
         st = packed(b, l, t, shape[0], shape[1]);
@@ -342,6 +356,22 @@ fail:
     return st;
 }
 
+/* GGUF holds Llama-3's rope scaling as a divisor for each frequency. */
+static sq_status rope_factors(binder *b) {
+    sq_net *n = b->net;
+    const sq_tensor *t = find(b, "model.rotary_emb", ".factors");
+    int64_t half = n->config.head_dim / 2;
+    if (t == NULL || !check(b, t, 1, &half)) {
+        return SQ_OK;
+    }
+    for (int64_t i = 0; i < half; i++) {
+        float f;
+        sq_to_f32(&f, (const char *)t->data + (size_t)i * sq_dtype_size(t->dtype), t->dtype, 1);
+        n->inv_freq[i] /= f;
+    }
+    return SQ_OK;
+}
+
 static sq_status bind_text(binder *b) {
     sq_net *n = b->net;
     const sq_config *c = &n->config;
@@ -352,8 +382,7 @@ static sq_status bind_text(binder *b) {
     if (n->embed_file == NULL) {
         problem(b, "missing", a->embed, ".weight");
     } else if (check(b, n->embed_file, 2, shape)) {
-        SQ_TRY(sq_weight_dense(&n->embed, n->embed_file->dtype, n->embed_file->data, shape[0],
-                               shape[1], b->err));
+        SQ_TRY(weight_of(b, &n->embed, n->embed_file, shape));
     }
     SQ_TRY(bind_stack(b, &n->layers, c->layers, &a->text, a->layer_prefix, SQ_PART_TEXT,
                       sq_net_taps(n) - (int)c->layers * a->text.n_taps, 0));
@@ -363,14 +392,14 @@ static sq_status bind_text(binder *b) {
     if (!c->tied && head == NULL) {
         problem(b, "missing", a->head, ".weight");
     } else if (!c->tied && check(b, head, 2, shape)) {
-        SQ_TRY(sq_weight_dense(&n->head, head->dtype, head->data, shape[0], shape[1], b->err));
+        SQ_TRY(weight_of(b, &n->head, head, shape));
     }
     n->inv_freq = sq_arena_alloc(&n->arena, (size_t)c->head_dim / 2, sizeof(float), b->err);
     if (n->inv_freq == NULL) {
         return SQ_ENOMEM;
     }
     sq_rope_text_freq(n->inv_freq, c);
-    return SQ_OK;
+    return rope_factors(b);
 fail:
     return st;
 }
@@ -447,6 +476,10 @@ void sq_net_close(sq_net **net) {
         return;
     }
     sq_net_each_linear(n, free_linear, NULL, NULL);
+    if (n->head.owned != n->embed.owned) {
+        sq_weight_free(&n->head);
+    }
+    sq_weight_free(&n->embed);
     sq_checkpoint_close(&n->ckpt);
     sq_arena_free(&n->arena);
     sq_config_free(&n->config);

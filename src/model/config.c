@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "format/source.h"
 
 enum { MAX_DIM = 1 << 24, MAX_LAYERS = 4096 };
 
@@ -243,18 +244,10 @@ static int32_t token_id(const reader *r, const char *key) {
 }
 
 static sq_status read_generation(sq_config *c, const char *dir, sq_error *err) {
-    sq_arena a = {0};
-    char *path = sq_path_join(&a, dir, "generation_config.json", err);
-    sq_status st = path == NULL ? SQ_ENOMEM : SQ_OK;
-    if (st == SQ_OK && sq_file_exists(path)) {
-        json_t *g = NULL;
-        st = sq_json_load(path, &g, err);
-        if (st == SQ_OK) {
-            add_eos(c, json_object_get(g, "eos_token_id"));
-            json_decref(g);
-        }
+    sq_status st = sq_source_json(dir, "generation_config.json", &c->generation, err);
+    if (st == SQ_OK) {
+        add_eos(c, json_object_get(c->generation, "eos_token_id"));
     }
-    sq_arena_free(&a);
     return st;
 }
 
@@ -297,7 +290,13 @@ sq_status sq_config_load(sq_config *out, const char *dir, sq_error *err) {
     *out = (sq_config){.image_token = -1, .video_token = -1};
     sq_arena a = {0};
     char *path = sq_path_join(&a, dir, "config.json", err);
-    sq_status st = path == NULL ? SQ_ENOMEM : sq_json_load(path, &out->json, err);
+    sq_status st = path == NULL ? SQ_ENOMEM : sq_source_json(dir, "config.json", &out->json, err);
+    if (st == SQ_OK && out->json == NULL) {
+        st = sq_fail(err, SQ_EFORMAT,
+                     "'%s' is no model; wanted a folder with config.json, a .gguf "
+                     "or a llama2.c .bin file",
+                     dir);
+    }
     if (st == SQ_OK) {
         st = read_all(out, path, err);
     }
@@ -314,5 +313,6 @@ sq_status sq_config_load(sq_config *out, const char *dir, sq_error *err) {
 void sq_config_free(sq_config *c) {
     sq_free(c->v_full);
     json_decref(c->json);
+    json_decref(c->generation);
     *c = (sq_config){0};
 }

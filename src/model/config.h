@@ -32,8 +32,9 @@ typedef struct sq_config {
     int32_t image_token, video_token, vision_start, vision_end, bos, pad;
     int32_t eos[SQ_MAX_EOS]; /* of config.json and generation_config.json */
     int n_eos;
-    const char *dtype; /* "bfloat16", …: what the config says, "" when silent */
-    json_t *json;      /* the whole config.json, owned */
+    const char *dtype;  /* "bfloat16", …: what the config says, "" when silent */
+    json_t *json;       /* the whole config.json, owned */
+    json_t *generation; /* the whole generation_config.json or NULL, owned */
 } sq_config;
 
 /* Reads dir/config.json (flat or nested) and generation_config.json. Every dimension is checked for

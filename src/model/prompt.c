@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "format/source.h"
 
 static const char *special_text(const json_t *cfg, const char *key) {
     const json_t *v = json_object_get(cfg, key);
@@ -13,16 +14,8 @@ static const char *special_text(const json_t *cfg, const char *key) {
 }
 
 static sq_status read_special(sq_frontend *f, sq_error *err) {
-    f->bos_text = f->eos_text = "";
-    char *path = sq_path_join(&f->arena, f->dir, "tokenizer_config.json", err);
-    if (path == NULL) {
-        return SQ_ENOMEM;
-    }
-    if (!sq_file_exists(path)) {
-        return SQ_OK;
-    }
     json_t *cfg = NULL;
-    sq_status st = sq_json_load(path, &cfg, err);
+    sq_status st = sq_source_json(f->dir, "tokenizer_config.json", &cfg, err);
     if (st == SQ_OK) {
         f->bos_text = sq_arena_strdup(&f->arena, special_text(cfg, "bos_token"), err);
         f->eos_text = sq_arena_strdup(&f->arena, special_text(cfg, "eos_token"), err);

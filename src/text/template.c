@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "format/source.h"
 #include "text/jinja.h"
 #include "text/utf8.h"
 
@@ -85,20 +86,10 @@ static sq_status from_value(sq_template **out, const json_t *v, const char *wher
     return st;
 }
 
-static sq_status open_file(sq_template **out, const char *path, int json, sq_error *err) {
+static sq_status open_jinja(sq_template **out, const char *path, sq_error *err) {
     char *text = NULL;
     size_t n = 0;
-    json_t *v = NULL;
-    sq_status st;
-    if (json) {
-        st = sq_json_load(path, &v, err);
-        if (st == SQ_OK) {
-            st = from_value(out, json_object_get(v, "chat_template"), path, err);
-        }
-        json_decref(v);
-        return st;
-    }
-    st = sq_file_read(path, MAX_TEMPLATE, &text, &n, err);
+    sq_status st = sq_file_read(path, MAX_TEMPLATE, &text, &n, err);
     if (st == SQ_OK) {
         st = parse_n(out, text, n, path, err);
         sq_free(text);
@@ -106,19 +97,29 @@ static sq_status open_file(sq_template **out, const char *path, int json, sq_err
     return st;
 }
 
+static sq_status open_json(sq_template **out, const char *dir, const char *name, sq_error *err) {
+    json_t *v = NULL;
+    sq_status st = sq_source_json(dir, name, &v, err);
+    if (st == SQ_OK) {
+        st = from_value(out, json_object_get(v, "chat_template"), name, err);
+    }
+    json_decref(v);
+    return st;
+}
+
 sq_status sq_template_open(sq_template **out, const char *dir, sq_error *err) {
-    static const char *const names[] = {"chat_template.jinja", "chat_template.json",
-                                        "tokenizer_config.json"};
+    static const char *const names[] = {"chat_template.json", "tokenizer_config.json"};
     sq_arena a = {0};
     sq_status st = SQ_OK;
     *out = NULL;
-    for (size_t i = 0; st == SQ_OK && *out == NULL && i < 3; i++) {
-        char *path = sq_path_join(&a, dir, names[i], err);
-        if (path == NULL) {
-            st = SQ_ENOMEM;
-        } else if (sq_file_exists(path)) {
-            st = open_file(out, path, i > 0, err);
-        }
+    char *path = sq_path_join(&a, dir, "chat_template.jinja", err);
+    if (path == NULL) {
+        st = SQ_ENOMEM;
+    } else if (sq_file_exists(path)) {
+        st = open_jinja(out, path, err);
+    }
+    for (size_t i = 0; st == SQ_OK && *out == NULL && i < 2; i++) {
+        st = open_json(out, dir, names[i], err);
     }
     sq_arena_free(&a);
     return st;

@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "format/source.h"
 #include "text/tok.h"
 #include "text/utf8.h"
 
@@ -567,34 +568,31 @@ fail:
 }
 
 sq_status sq_tokenizer_open(sq_tokenizer **out, const char *path, sq_error *err) {
-    sq_arena a = {0};
+    size_t n = strlen(path);
+    int file = n > 5 && strcmp(path + n - 5, ".json") == 0 && !sq_is_dir(path);
     json_t *root = NULL, *config = NULL;
-    char *file, *conf = NULL;
     *out = NULL;
-    sq_status st = SQ_OK;
-    if (sq_is_dir(path)) {
-        file = sq_path_join(&a, path, "tokenizer.json", err);
-        conf = file ? sq_path_join(&a, path, "tokenizer_config.json", err) : NULL;
-        st = conf == NULL ? SQ_ENOMEM : SQ_OK;
+    sq_status st;
+    if (file) {
+        SQ_TRY(sq_json_load(path, &root, err));
     } else {
-        file = sq_arena_strdup(&a, path, err);
-        st = file == NULL ? SQ_ENOMEM : SQ_OK;
+        SQ_TRY(sq_source_json(path, "tokenizer.json", &root, err));
+        SQ_TRY(sq_source_json(path, "tokenizer_config.json", &config, err));
     }
-    if (st == SQ_OK) {
-        st = sq_json_load(file, &root, err);
+    if (root == NULL) {
+        st = sq_fail(err, SQ_EFORMAT,
+                     "'%s' has no tokenizer; wanted tokenizer.json or "
+                     "tokenizer.model",
+                     path);
+        goto fail;
     }
-    if (st == SQ_OK && conf != NULL && sq_file_exists(conf)) {
-        st = sq_json_load(conf, &config, err);
+    st = sq_tokenizer_from_json(out, root, config, err);
+    if (st != SQ_OK) {
+        sq_error_prefix(err, "%s%s: ", path, file ? "" : "/tokenizer.json");
     }
-    if (st == SQ_OK) {
-        st = sq_tokenizer_from_json(out, root, config, err);
-        if (st != SQ_OK) {
-            sq_error_prefix(err, "%s: ", file);
-        }
-    }
+fail:
     json_decref(root);
     json_decref(config);
-    sq_arena_free(&a);
     return st;
 }
 

@@ -1,0 +1,431 @@
+/* A GGUF file in Hugging Face's terms: config.json, tokenizer.json, generation_config.json and
+ * tokenizer_config.json from the metadata, tensors under the published names. The reverse of
+ * llama.cpp's conversion/llama.py and qwen.py. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "format/checkpoint.h"
+#include "format/gguf.h"
+#include "format/spm.h"
+
+/* Architectures: llama's q and k rows lie in the order of interleaved rotary pairs. */
+typedef struct family {
+    const char *gguf, *model_type, *architecture;
+    int interleaved;
+    double theta;
+} family;
+
+static const family families[] = {
+    {"llama", "llama", "LlamaForCausalLM", 1, 10000.0},
+    {"qwen2", "qwen2", "Qwen2ForCausalLM", 0, 10000.0},
+};
+
+static int is_text(sq_gguf_text t, const char *s) {
+    return t.n == strlen(s) && memcmp(t.p, s, t.n) == 0;
+}
+
+static sq_status find_family(const sq_gguf *g, const char *path, const family **out,
+                             sq_error *err) {
+    sq_gguf_text name = sq_gguf_string(sq_gguf_find(g, "general.architecture"));
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        if (is_text(name, families[i].gguf)) {
+            *out = &families[i];
+            return SQ_OK;
+        }
+    }
+    return sq_fail(err, SQ_EUNSUPPORTED,
+                   "'%s': general.architecture '%.*s' is not supported; wanted llama or qwen2",
+                   path, (int)(name.n < 60 ? name.n : 60), name.p);
+}
+
+/* The entry "ARCH.key". */
+static const sq_gguf_entry *of(const sq_gguf *g, const family *f, const char *key) {
+    char full[128];
+    snprintf(full, sizeof full, "%s.%s", f->gguf, key);
+    return sq_gguf_find(g, full);
+}
+
+static const sq_gguf_tensor *find_tensor(const sq_gguf *g, const char *name) {
+    for (size_t i = 0; i < g->n_tensors; i++) {
+        if (is_text(g->tensors[i].name, name)) {
+            return &g->tensors[i];
+        }
+    }
+    return NULL;
+}
+
+static void set_int(json_t *o, const char *key, const sq_gguf_entry *e) {
+    double v = sq_gguf_number(e, 0, -1);
+    if (v >= 0 && v <= 9e15) {
+        json_object_set_new(o, key, json_integer((json_int_t)v));
+    }
+}
+
+static json_t *rope_json(const sq_gguf *g, const family *f) {
+    json_t *rope = json_pack("{s:s, s:f}", "rope_type", "default", "rope_theta",
+                             sq_gguf_number(of(g, f, "rope.freq_base"), 0, f->theta));
+    double factor = sq_gguf_number(of(g, f, "rope.scaling.factor"), 0, 0);
+    sq_gguf_text type = sq_gguf_string(of(g, f, "rope.scaling.type"));
+    if (factor > 0 && type.n > 0 && !is_text(type, "none")) {
+        json_object_set_new(rope, "rope_type", json_stringn(type.p, type.n));
+        json_object_set_new(rope, "factor", json_real(factor));
+    }
+    return rope;
+}
+
+static json_t *config_json(const sq_gguf *g, const family *f) {
+    static const struct {
+        const char *hf, *gguf;
+    } ints[] = {{"hidden_size", "embedding_length"},
+                {"intermediate_size", "feed_forward_length"},
+                {"num_hidden_layers", "block_count"},
+                {"num_attention_heads", "attention.head_count"},
+                {"num_key_value_heads", "attention.head_count_kv"},
+                {"head_dim", "attention.key_length"},
+                {"max_position_embeddings", "context_length"}};
+    json_t *c = json_pack("{s:s, s:[s], s:s}", "model_type", f->model_type, "architectures",
+                          f->architecture, "hidden_act", "silu");
+    for (size_t i = 0; i < sizeof ints / sizeof *ints; i++) {
+        set_int(c, ints[i].hf, of(g, f, ints[i].gguf));
+    }
+    if (json_object_get(c, "head_dim") == NULL) {
+        set_int(c, "head_dim", of(g, f, "rope.dimension_count"));
+    }
+    const sq_gguf_tensor *embed = find_tensor(g, "token_embd.weight");
+    json_object_set_new(c, "vocab_size",
+                        json_integer(embed != NULL && embed->rank == 2 ? embed->shape[0] : 0));
+    json_object_set_new(
+        c, "rms_norm_eps",
+        json_real(sq_gguf_number(of(g, f, "attention.layer_norm_rms_epsilon"), 0, 1e-5)));
+    json_object_set_new(c, "tie_word_embeddings",
+                        json_boolean(find_tensor(g, "output.weight") == NULL));
+    json_object_set_new(c, "attention_bias",
+                        json_boolean(find_tensor(g, "blk.0.attn_q.bias") != NULL));
+    json_object_set_new(c, "rope_parameters", rope_json(g, f));
+    set_int(c, "bos_token_id", sq_gguf_find(g, "tokenizer.ggml.bos_token_id"));
+    set_int(c, "eos_token_id", sq_gguf_find(g, "tokenizer.ggml.eos_token_id"));
+    return c;
+}
+
+static json_t *generation_json(const sq_gguf *g) {
+    json_t *eos = json_array();
+    static const char *const ends[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                       "tokenizer.ggml.eom_token_id"};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        double v = sq_gguf_number(sq_gguf_find(g, ends[i]), 0, -1);
+        if (v >= 0) {
+            json_array_append_new(eos, json_integer((json_int_t)v));
+        }
+    }
+    return json_pack("{s:o}", "eos_token_id", eos);
+}
+
+/* The text of a token of the vocabulary. */
+static sq_gguf_text token_text(const sq_gguf *g, double id) {
+    const sq_gguf_entry *e = sq_gguf_find(g, "tokenizer.ggml.tokens");
+    sq_gguf_text t = {"", 0};
+    size_t at = 0;
+    if (id < 0) {
+        return t;
+    }
+    for (double i = 0; sq_gguf_next_string(e, &at, &t); i++) {
+        if (i == id) {
+            return t;
+        }
+    }
+    return (sq_gguf_text){"", 0};
+}
+
+static json_t *tokenizer_config_json(const sq_gguf *g) {
+    static const struct {
+        const char *hf, *gguf;
+    } names[] = {{"bos_token", "tokenizer.ggml.bos_token_id"},
+                 {"eos_token", "tokenizer.ggml.eos_token_id"},
+                 {"unk_token", "tokenizer.ggml.unknown_token_id"},
+                 {"pad_token", "tokenizer.ggml.padding_token_id"}};
+    json_t *c = json_object();
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        sq_gguf_text t = token_text(g, sq_gguf_number(sq_gguf_find(g, names[i].gguf), 0, -1));
+        if (t.n > 0) {
+            json_object_set_new(c, names[i].hf, json_stringn(t.p, t.n));
+        }
+    }
+    sq_gguf_text template = sq_gguf_string(sq_gguf_find(g, "tokenizer.chat_template"));
+    if (template.n > 0) {
+        json_object_set_new(c, "chat_template", json_stringn(template.p, template.n));
+    }
+    return c;
+}
+
+/* ---- tokenizer.json ---- */
+
+#define LETTERS "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
+#define REST "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+
+/* tokenizer.ggml.pre: what comes before BPE (llama.cpp's llama-vocab.cpp names the regexes). */
+typedef struct pre_row {
+    const char *name, *regex; /* NULL: GPT-2's own */
+    int digits, nfc, ignore_merges, bos;
+} pre_row;
+
+static const pre_row pres[] = {
+    {"gpt-2", NULL, 0, 0, 0, 0},
+    {"default", NULL, 0, 0, 0, 0},
+    {"smollm", NULL, 1, 0, 0, 0},
+    {"starcoder", NULL, 1, 0, 0, 0},
+    {"llama-bpe", LETTERS "\\p{N}{1,3}" REST, 0, 0, 1, 1},
+    {"llama3", LETTERS "\\p{N}{1,3}" REST, 0, 0, 1, 1},
+    {"qwen2", LETTERS "\\p{N}" REST, 0, 1, 0, 0},
+    {"deepseek-r1-qwen", LETTERS "\\p{N}" REST, 0, 1, 0, 0},
+};
+
+static json_t *pre_json(const pre_row *p) {
+    json_t *steps = json_array();
+    if (p->digits) {
+        json_array_append_new(steps,
+                              json_pack("{s:s, s:b}", "type", "Digits", "individual_digits", 1));
+    }
+    if (p->regex != NULL) {
+        json_array_append_new(steps,
+                              json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern",
+                                        "Regex", p->regex, "behavior", "Isolated", "invert", 0));
+    }
+    json_array_append_new(steps,
+                          json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space",
+                                    0, "trim_offsets", 0, "use_regex", p->regex == NULL));
+    return json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", steps);
+}
+
+static sq_status bpe_vocab(const sq_gguf *g, json_t *vocab, json_t *merges, json_t *added,
+                           const char *path, sq_error *err) {
+    const sq_gguf_entry *types = sq_gguf_find(g, "tokenizer.ggml.token_type");
+    const sq_gguf_entry *tokens = sq_gguf_find(g, "tokenizer.ggml.tokens");
+    sq_gguf_text t;
+    size_t at = 0;
+    for (uint64_t i = 0; sq_gguf_next_string(tokens, &at, &t); i++) {
+        int type = (int)sq_gguf_number(types, i, SQ_PIECE_NORMAL);
+        int special = type == SQ_PIECE_CONTROL, own = special || type == SQ_PIECE_USER;
+        int bad = own ? json_array_append_new(added, sq_added_token((int)i, t.p, t.n, special))
+                      : json_object_setn_new(vocab, t.p, t.n, json_integer((json_int_t)i));
+        if (bad != 0) {
+            return sq_fail(err, SQ_EFORMAT, "'%s': token %llu is no valid UTF-8", path,
+                           (unsigned long long)i);
+        }
+    }
+    const sq_gguf_entry *list = sq_gguf_find(g, "tokenizer.ggml.merges");
+    at = 0;
+    while (sq_gguf_next_string(list, &at, &t)) {
+        if (json_array_append_new(merges, json_stringn(t.p, t.n)) != 0) {
+            return sq_fail(err, SQ_EFORMAT, "'%s': a merge is no valid UTF-8", path);
+        }
+    }
+    return SQ_OK;
+}
+
+/* BOS first when the file says so, or when its kind of tokenizer does. */
+static void add_bos(const sq_gguf *g, json_t *root, int dflt) {
+    double id = sq_gguf_number(sq_gguf_find(g, "tokenizer.ggml.bos_token_id"), 0, -1);
+    double want = sq_gguf_number(sq_gguf_find(g, "tokenizer.ggml.add_bos_token"), 0, dflt);
+    sq_gguf_text t = token_text(g, id);
+    if (want != 0 && t.n > 0) {
+        json_object_set_new(root, "post_processor", sq_post_bos(t.p, t.n, (int)id));
+    }
+}
+
+static sq_status bpe_tokenizer(const sq_gguf *g, const char *path, json_t **out, sq_error *err) {
+    sq_gguf_text name = sq_gguf_string(sq_gguf_find(g, "tokenizer.ggml.pre"));
+    const pre_row *pre = name.n == 0 ? &pres[0] : NULL;
+    for (size_t i = 0; pre == NULL && i < sizeof pres / sizeof *pres; i++) {
+        pre = is_text(name, pres[i].name) ? &pres[i] : NULL;
+    }
+    if (pre == NULL) {
+        return sq_fail(err, SQ_EUNSUPPORTED,
+                       "'%s': tokenizer.ggml.pre '%.*s' is not known; wanted gpt-2, smollm, "
+                       "llama-bpe or qwen2",
+                       path, (int)(name.n < 60 ? name.n : 60), name.p);
+    }
+    json_t *vocab = json_object(), *merges = json_array(), *added = json_array();
+    sq_status st = bpe_vocab(g, vocab, merges, added, path, err);
+    if (st == SQ_OK) {
+        json_t *norm = pre->nfc ? json_pack("{s:s}", "type", "NFC") : NULL;
+        *out = json_pack("{s:O, s:o?, s:o, s:{s:s}, s:{s:s, s:b, s:O, s:O}}", "added_tokens", added,
+                         "normalizer", norm, "pre_tokenizer", pre_json(pre), "decoder", "type",
+                         "ByteLevel", "model", "type", "BPE", "ignore_merges", pre->ignore_merges,
+                         "vocab", vocab, "merges", merges);
+        st = *out == NULL ? sq_fail_nomem(err, "a tokenizer", 0) : SQ_OK;
+    }
+    if (st == SQ_OK) {
+        add_bos(g, *out, pre->bos);
+    }
+    json_decref(vocab);
+    json_decref(merges);
+    json_decref(added);
+    return st;
+}
+
+static sq_status spm_tokenizer(const sq_gguf *g, json_t **out, sq_error *err) {
+    const sq_gguf_entry *tokens = sq_gguf_find(g, "tokenizer.ggml.tokens");
+    const sq_gguf_entry *types = sq_gguf_find(g, "tokenizer.ggml.token_type");
+    const sq_gguf_entry *scores = sq_gguf_find(g, "tokenizer.ggml.scores");
+    size_t n = tokens == NULL ? 0 : (size_t)tokens->count, at = 0;
+    sq_piece *pieces = sq_alloc(n + 1, sizeof *pieces, "a vocabulary", err);
+    if (pieces == NULL) {
+        return SQ_ENOMEM;
+    }
+    sq_gguf_text t;
+    for (size_t i = 0; i < n && sq_gguf_next_string(tokens, &at, &t); i++) {
+        pieces[i] = (sq_piece){t.p, t.n, (float)sq_gguf_number(scores, i, 0),
+                               (int)sq_gguf_number(types, i, SQ_PIECE_NORMAL)};
+    }
+    double bos = sq_gguf_number(sq_gguf_find(g, "tokenizer.ggml.bos_token_id"), 0, 1);
+    sq_spm_options o = {
+        .prefix = sq_gguf_number(sq_gguf_find(g, "tokenizer.ggml.add_space_prefix"), 0, 1) != 0,
+        .bos = sq_gguf_number(sq_gguf_find(g, "tokenizer.ggml.add_bos_token"), 0, 1) != 0 ? (int)bos
+                                                                                          : -1};
+    sq_status st = sq_spm_tokenizer(pieces, n, &o, out, err);
+    sq_free(pieces);
+    return st;
+}
+
+static sq_status tokenizer_json(const sq_gguf *g, const char *path, json_t **out, sq_error *err) {
+    sq_gguf_text model = sq_gguf_string(sq_gguf_find(g, "tokenizer.ggml.model"));
+    if (is_text(model, "gpt2")) {
+        return bpe_tokenizer(g, path, out, err);
+    }
+    if (is_text(model, "llama")) {
+        return spm_tokenizer(g, out, err);
+    }
+    return sq_fail(err, SQ_EUNSUPPORTED,
+                   "'%s': tokenizer.ggml.model '%.*s' is not known; wanted gpt2 or llama", path,
+                   (int)(model.n < 60 ? model.n : 60), model.p);
+}
+
+sq_status sq_gguf_json(const char *path, const char *name, json_t **out, sq_error *err) {
+    sq_gguf g;
+    const family *f = NULL;
+    *out = NULL;
+    sq_status st = sq_gguf_open(&g, path, err);
+    if (st != SQ_OK) {
+        return st;
+    }
+    SQ_TRY(find_family(&g, path, &f, err));
+    if (strcmp(name, "config.json") == 0) {
+        *out = config_json(&g, f);
+    } else if (strcmp(name, "generation_config.json") == 0) {
+        *out = generation_json(&g);
+    } else if (strcmp(name, "tokenizer_config.json") == 0) {
+        *out = tokenizer_config_json(&g);
+    } else if (strcmp(name, "tokenizer.json") == 0) {
+        st = tokenizer_json(&g, path, out, err);
+    }
+fail:
+    sq_gguf_close(&g);
+    return st;
+}
+
+/* ---- tensors ---- */
+
+/* The published name of a tensor; 0 when it is none of the language model's. */
+static int published_name(sq_gguf_text name, char *out, size_t cap) {
+    static const struct {
+        const char *gguf, *hf;
+    } rows[] = {{"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
+                {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
+                {"attn_output", "self_attn.o_proj"}, {"ffn_norm", "post_attention_layernorm"},
+                {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
+                {"ffn_down", "mlp.down_proj"}};
+    static const struct {
+        const char *gguf, *hf;
+    } whole[] = {{"token_embd.weight", "model.embed_tokens.weight"},
+                 {"output_norm.weight", "model.norm.weight"},
+                 {"output.weight", "lm_head.weight"},
+                 {"rope_freqs.weight", "model.rotary_emb.factors"}};
+    char text[128], role[64], kind[16];
+    unsigned layer;
+    if (name.n >= sizeof text) {
+        return 0;
+    }
+    memcpy(text, name.p, name.n);
+    text[name.n] = '\0';
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++) {
+        if (strcmp(text, whole[i].gguf) == 0) {
+            return snprintf(out, cap, "%s", whole[i].hf) > 0;
+        }
+    }
+    if (sscanf(text, "blk.%u.%63[a-z_].%15s", &layer, role, kind) != 3) {
+        return 0;
+    }
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (strcmp(role, rows[i].gguf) == 0) {
+            return snprintf(out, cap, "model.layers.%u.%s.%s", layer, rows[i].hf, kind) > 0;
+        }
+    }
+    return 0;
+}
+
+static int64_t heads_of(const sq_gguf *g, const family *f, sq_gguf_text name) {
+    double heads = sq_gguf_number(of(g, f, "attention.head_count"), 0, 0);
+    int is_k = memmem(name.p, name.n, ".attn_k.", 8) != NULL;
+    if (!is_k && memmem(name.p, name.n, ".attn_q.", 8) == NULL) {
+        return 0;
+    }
+    return (int64_t)(is_k ? sq_gguf_number(of(g, f, "attention.head_count_kv"), 0, heads) : heads);
+}
+
+static sq_status add_tensor(sq_checkpoint *c, const sq_gguf *g, const family *f,
+                            const sq_gguf_tensor *t, sq_error *err) {
+    char name[256];
+    if (!published_name(t->name, name, sizeof name)) {
+        snprintf(name, sizeof name, "%.*s", (int)(t->name.n < 200 ? t->name.n : 200), t->name.p);
+    }
+    sq_tensor *to = &c->tensors[c->n];
+    *to = (sq_tensor){.name = sq_arena_strdup(&c->arena, name, err),
+                      .dtype = t->dtype,
+                      .rank = t->rank,
+                      .data = t->data,
+                      .bytes = t->bytes};
+    memcpy(to->shape, t->shape, sizeof t->shape);
+    if (to->name == NULL) {
+        return SQ_ENOMEM;
+    }
+    int64_t heads = f->interleaved ? heads_of(g, f, t->name) : 0;
+    int64_t rows = t->rank > 0 ? t->shape[0] : 0;
+    if (heads > 0 && rows > 0 && rows % (2 * heads) == 0) {
+        void *copy = sq_arena_alloc(&c->arena, t->bytes, 1, err);
+        if (copy == NULL) {
+            return SQ_ENOMEM;
+        }
+        sq_rows_to_halves(copy, t->data, heads, rows / heads, t->bytes / (size_t)rows);
+        sq_map_release(t->data, t->bytes);
+        to->data = copy;
+    }
+    c->n++;
+    return SQ_OK;
+}
+
+sq_status sq_gguf_read(sq_checkpoint *c, const char *path, sq_error *err) {
+    sq_gguf g;
+    const family *f = NULL;
+    const char *slash = strrchr(path, '/');
+    sq_status st = sq_gguf_open(&g, path, err);
+    if (st != SQ_OK) {
+        return st;
+    }
+    sq_shard *s = NULL;
+    SQ_TRY(find_family(&g, path, &f, err));
+    SQ_TRY(sq_checkpoint_reserve(c, g.n_tensors, err));
+    s = sq_checkpoint_add_shard(c, slash == NULL ? path : slash + 1, err);
+    if (s == NULL) {
+        st = SQ_ENOMEM;
+        goto fail;
+    }
+    s->map = g.map; /* the checkpoint keeps the map */
+    g.map = (sq_map){0};
+    for (size_t i = 0; i < g.n_tensors; i++) {
+        SQ_TRY(add_tensor(c, &g, f, &g.tensors[i], err));
+    }
+fail:
+    sq_gguf_close(&g);
+    return st;
+}
