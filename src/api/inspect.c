@@ -70,21 +70,20 @@ static json_t *describe(const sq_net *n) {
                           "heads", (json_int_t)c->heads, "kv_heads", (json_int_t)c->kv_heads,
                           "head_dim", (json_int_t)c->head_dim, "vocab", (json_int_t)d[SQ_D_VOCAB],
                           "max_positions", (json_int_t)c->max_positions, "tied", c->tied);
-    if (r != NULL && c->arch->vision != SQ_VISION_NONE) {
+    if (r != NULL && c->tower != NULL) {
         json_t *full = json_array();
         for (int64_t i = 0; i < c->v_layers; i++) {
             if (c->v_full[i]) {
                 json_array_append_new(full, json_integer(i));
             }
         }
-        json_object_set_new(r, "vision",
-                            json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "layers",
-                                      (json_int_t)c->v_layers, "width", (json_int_t)d[SQ_D_V_WIDTH],
-                                      "intermediate", (json_int_t)d[SQ_D_V_INTER], "heads",
-                                      (json_int_t)c->v_heads, "patch", (json_int_t)c->patch,
-                                      "merge", (json_int_t)c->merge, "window",
-                                      (json_int_t)(c->arch->vision_windows ? c->window : 0),
-                                      "full_attention", full));
+        json_object_set_new(
+            r, "vision",
+            json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "layers", (json_int_t)c->v_layers,
+                      "width", (json_int_t)d[SQ_D_V_WIDTH], "intermediate",
+                      (json_int_t)d[SQ_D_V_INTER], "heads", (json_int_t)c->v_heads, "patch",
+                      (json_int_t)c->patch, "merge", (json_int_t)c->merge, "window",
+                      (json_int_t)(c->tower->windows ? c->window : 0), "full_attention", full));
     }
     return r;
 }

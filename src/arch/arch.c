@@ -7,10 +7,8 @@
 #include "arch/families.h"
 
 static const sq_arch *const families[] = {
-    &sq_arch_llama,
-    &sq_arch_qwen2,
-    &sq_arch_qwen2_vl,
-    &sq_arch_qwen2_5_vl,
+    &sq_arch_llama,   &sq_arch_qwen2, &sq_arch_qwen2_vl,   &sq_arch_qwen2_5_vl,
+    &sq_arch_mistral, &sq_arch_llava, &sq_arch_llava_next, &sq_arch_vila,
 };
 
 size_t sq_arch_count(void) { return sizeof families / sizeof *families; }
@@ -31,6 +29,13 @@ int sq_arch_canonical(const sq_arch *a, const char *file_name, char *out, size_t
         const char *from, *to;
     } rules[] = {
         {"model.visual.", "visual."},
+        {"model.vision_tower.vision_model.", "vision_tower."},
+        {"model.vision_tower.", "vision_tower."},
+        {"vision_tower.vision_model.", "vision_tower."},
+        {"vision_tower.vision_tower.vision_model.", "vision_tower."},
+        {"model.multi_modal_projector.", "multi_modal_projector."},
+        {"model.image_newline", "image_newline"},
+        {"llm.", ""},
         {"model.language_model.lm_head.", "lm_head."},
         {"model.language_model.", "model."},
         {"language_model.model.", "model."},

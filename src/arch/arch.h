@@ -18,7 +18,16 @@ typedef enum sq_act_kind {
 typedef enum sq_rope_kind { SQ_ROPE_TEXT, SQ_ROPE_MROPE } sq_rope_kind;
 /* Step of the temporal position between two temporal patches of a video. */
 typedef enum sq_video_step { SQ_VIDEO_STEP_ONE, SQ_VIDEO_STEP_SECONDS } sq_video_step;
-typedef enum sq_vision_kind { SQ_VISION_NONE, SQ_VISION_QWEN } sq_vision_kind;
+/* A tower with rotary positions and a merger of cells, or one with learned positions (CLIP,
+ * SigLIP). */
+typedef enum sq_tower_kind { SQ_TOWER_QWEN, SQ_TOWER_VIT } sq_tower_kind;
+/* How a picture becomes what the tower sees, and its features tokens. */
+typedef enum sq_view_kind {
+    SQ_VIEW_QWEN,   /* any size, in multiples of patch * merge */
+    SQ_VIEW_CROP,   /* shortest edge, centre crop: one tile */
+    SQ_VIEW_ANYRES, /* the whole, then tiles of the best fitting grid; a newline after each row */
+    SQ_VIEW_SQUASH  /* one tile, aspect ignored */
+} sq_view_kind;
 
 /* Dimensions by symbol; tensor shapes below are written with them. */
 typedef enum sq_dim {
@@ -32,6 +41,7 @@ typedef enum sq_dim {
     SQ_D_V_INTER,    /* vision MLP width */
     SQ_D_V_QKV,      /* 3 * vision width */
     SQ_D_V_MERGED,   /* vision width * merge^2 */
+    SQ_D_V_MID,      /* projector's inner width, where it is neither of the others */
     SQ_D_V_OUT,      /* merger's output: the text width */
     SQ_D_V_CHANNELS, /* image channels */
     SQ_D_V_TEMPORAL, /* temporal patch size */
@@ -54,9 +64,13 @@ typedef enum sq_linear_role {
     SQ_V_GATE, /* absent in an ungated MLP */
     SQ_V_UP,   /* fc1 in an ungated MLP */
     SQ_V_DOWN, /* fc2 */
+    SQ_V_Q,    /* q, k, v apart instead of SQ_V_QKV */
+    SQ_V_K,
+    SQ_V_V,
     SQ_V_COUNT,
     SQ_M_FC1 = 0,
     SQ_M_FC2,
+    SQ_M_FC3,
     SQ_M_COUNT
 } sq_linear_role;
 
@@ -99,12 +113,41 @@ typedef struct sq_block_rows {
     int n_taps;
 } sq_block_rows;
 
+/* A vision tower. Keys are those of vision_config. */
+typedef struct sq_tower {
+    const char *model_type; /* of vision_config, where a family takes several towers */
+    sq_tower_kind kind;
+    sq_norm_kind norm;
+    sq_act_kind act;
+    double eps;
+    int gated;   /* gate/up/down MLP */
+    int windows; /* window attention by config */
+    double default_tokens_per_second;
+    const char *depth_key, *width_key, *heads_key;
+    const char *inter_key;   /* NULL: width * mlp_ratio */
+    const char *patch_embed; /* "visual.patch_embed.proj" */
+    int patch_bias;
+    const char *class_embed, *positions, *pre_norm; /* NULL where there is none */
+    const char *layer_prefix;                       /* "visual.blocks.%d." */
+    sq_block_rows block;
+} sq_tower;
+
+/* From features to the text width: linears in the order of the rows, GELU between them, a norm
+ * before the linear whose tap it names. side x side cells are joined first. */
+typedef struct sq_projector {
+    const char *name;   /* mm_projector_type, where a family takes several */
+    const char *prefix; /* "visual.merger." */
+    sq_block_rows rows;
+    int side;         /* 0: spatial_merge_size of the config */
+    int mid_per_cell; /* SQ_D_V_MID = this * feature width */
+} sq_projector;
+
 /* A family. Names are the canonical (published) ones; `rename` maps what a file may say to them. */
 typedef struct sq_arch {
     const char *model_type; /* "qwen2_5_vl" */
     const char *title;      /* "Qwen2.5-VL" */
+    /* text; absent (embed NULL) where text_config names another family */
     sq_rope_kind rope;
-    sq_norm_kind vision_norm;
     sq_act_kind act;
     int qkv_bias; /* 1: q, k, v have biases; -1: attention_bias of the config */
     double default_rope_theta;
@@ -113,23 +156,19 @@ typedef struct sq_arch {
     const char *final_norm;   /* "model.norm" */
     const char *head;         /* "lm_head" */
     sq_block_rows text;
-    sq_vision_kind vision;
+    const char
+        *text_defaults; /* JSON: what the family's class takes where a nested config is silent */
+    /* vision; towers is NULL for a text model */
+    const sq_tower *const *towers;         /* NULL at the end; one, or chosen by model_type */
+    const sq_projector *const *projectors; /* NULL at the end; one, or chosen by name */
+    sq_view_kind view;
     sq_video_step video_step;
-    int vision_gated;   /* 1: gate/up/down MLP */
-    int vision_windows; /* 1: window attention by config */
-    sq_act_kind vision_act;
-    double default_tokens_per_second;
-    const char *v_width_key;    /* config key of the tower's width: embed_dim or hidden_size */
-    const char *v_inter_key;    /* config key of the MLP width, or NULL: width * mlp_ratio */
-    const char *v_patch_embed;  /* "visual.patch_embed.proj" */
-    const char *v_layer_prefix; /* "visual.blocks.%d." */
-    const char *v_merger_norm;  /* "visual.merger.ln_q" */
-    sq_block_rows v_block;
-    sq_block_rows v_merger; /* prefix "visual.merger." */
-    const char *v_merger_prefix;
+    const char *text_key, *vision_key; /* of the nested configs */
+    const char *newline;               /* vector after each row of tiles, or NULL */
     const char *image_token, *video_token, *vision_start, *vision_end;
-    const char *builtin_template; /* Jinja, when the checkpoint has none */
-    const char *const *keep;      /* regexes of modules that stay in high precision by default */
+    const char *builtin_template;   /* Jinja, when the checkpoint has none */
+    const char *const *keep;        /* regexes of modules that stay in high precision by default */
+    const char *const *superfluous; /* prefixes of tensors that a file may have and nobody needs */
 } sq_arch;
 
 /* The family of a config's model_type; NULL when unknown. */

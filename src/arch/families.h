@@ -8,6 +8,10 @@ extern const sq_arch sq_arch_llama;
 extern const sq_arch sq_arch_qwen2;
 extern const sq_arch sq_arch_qwen2_vl;
 extern const sq_arch sq_arch_qwen2_5_vl;
+extern const sq_arch sq_arch_mistral;
+extern const sq_arch sq_arch_llava;
+extern const sq_arch sq_arch_llava_next;
+extern const sq_arch sq_arch_vila;
 
 /* The decoder block that Llama and every Qwen share: taps 0 q/k/v, 1 o, 2 gate/up, 3 down. */
 #define SQ_DECODER_LINEARS(QKV_BIAS)                                                               \

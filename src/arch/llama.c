@@ -11,6 +11,15 @@ static const char *const keep[] = {"lm_head", NULL};
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] "       \
     "}}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
+/* LlamaConfig's and MistralConfig's class defaults: the published LLaVA-1.5 relies on them. */
+#define LLAMA_DEFAULTS                                                                             \
+    "{\"vocab_size\": 32000, \"hidden_size\": 4096, \"intermediate_size\": 11008, "                \
+    "\"num_hidden_layers\": 32, \"num_attention_heads\": 32, \"max_position_embeddings\": 2048}"
+#define MISTRAL_DEFAULTS                                                                           \
+    "{\"vocab_size\": 32000, \"hidden_size\": 4096, \"intermediate_size\": 14336, "                \
+    "\"num_hidden_layers\": 32, \"num_attention_heads\": 32, \"num_key_value_heads\": 8, "         \
+    "\"max_position_embeddings\": 131072, \"sliding_window\": 4096}"
+
 const sq_arch sq_arch_llama = {
     .model_type = "llama",
     .title = "Llama",
@@ -23,6 +32,24 @@ const sq_arch sq_arch_llama = {
     .head = "lm_head",
     .text = {llama_linears, 7, norms, 2, folds, 4, 4},
     .keep = keep,
+    .text_defaults = LLAMA_DEFAULTS,
+};
+
+/* Mistral (models/mistral), the language model of some LLaVA-NeXT checkpoints: Llama but for its
+ * window. */
+const sq_arch sq_arch_mistral = {
+    .model_type = "mistral",
+    .title = "Mistral",
+    .rope = SQ_ROPE_TEXT,
+    .act = SQ_ACT_SILU,
+    .default_rope_theta = 10000.0,
+    .embed = "model.embed_tokens",
+    .layer_prefix = "model.layers.%d.",
+    .final_norm = "model.norm",
+    .head = "lm_head",
+    .text = {llama_linears, 7, norms, 2, folds, 4, 4},
+    .keep = keep,
+    .text_defaults = MISTRAL_DEFAULTS,
 };
 
 const sq_arch sq_arch_qwen2 = {

@@ -42,42 +42,55 @@ static const char *const keep[] = {"lm_head", "re:.*visual\\..*", NULL};
     "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"    \
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
+#define TOWER                                                                                      \
+    .kind = SQ_TOWER_QWEN, .eps = 1e-6, .depth_key = "depth", .heads_key = "num_heads",            \
+    .patch_embed = "visual.patch_embed.proj", .layer_prefix = "visual.blocks.%d."
+
+static const sq_tower qwen2_tower = {
+    TOWER,
+    .norm = SQ_NORM_LAYER,
+    .act = SQ_ACT_QUICK_GELU,
+    .width_key = "embed_dim",
+    .block = {mlp_linears, 4, vision_norms, 2, mlp_folds, 2, 4},
+};
+static const sq_tower qwen2_5_tower = {
+    TOWER,
+    .norm = SQ_NORM_RMS,
+    .act = SQ_ACT_SILU,
+    .gated = 1,
+    .windows = 1,
+    .default_tokens_per_second = 4.0,
+    .width_key = "hidden_size",
+    .inter_key = "intermediate_size",
+    .block = {gated_linears, 5, vision_norms, 2, gated_folds, 3, 4},
+};
+static const sq_tower *const qwen2_towers[] = {&qwen2_tower, NULL};
+static const sq_tower *const qwen2_5_towers[] = {&qwen2_5_tower, NULL};
+static const sq_projector merger = {.prefix = "visual.merger.",
+                                    .rows = {merger_linears, 2, merger_norms, 1, NULL, 0, 2}};
+static const sq_projector *const mergers[] = {&merger, NULL};
+
 #define COMMON                                                                                     \
     .rope = SQ_ROPE_MROPE, .act = SQ_ACT_SILU, .qkv_bias = 1, .default_rope_theta = 1000000.0,     \
     .embed = "model.embed_tokens", .layer_prefix = "model.layers.%d.", .final_norm = "model.norm", \
     .head = "lm_head", .text = {text_linears, 7, text_norms, 2, text_folds, 4, 4},                 \
-    .vision = SQ_VISION_QWEN, .v_patch_embed = "visual.patch_embed.proj",                          \
-    .v_layer_prefix = "visual.blocks.%d.", .v_merger_norm = "visual.merger.ln_q",                  \
-    .v_merger_prefix = "visual.merger.",                                                           \
-    .v_merger = {merger_linears, 2, merger_norms, 1, NULL, 0, 2}, .image_token = "<|image_pad|>",  \
-    .video_token = "<|video_pad|>", .vision_start = "<|vision_start|>",                            \
-    .vision_end = "<|vision_end|>", .builtin_template = TEMPLATE, .keep = keep
+    .projectors = mergers, .view = SQ_VIEW_QWEN, .text_key = "text_config",                        \
+    .vision_key = "vision_config", .image_token = "<|image_pad|>", .video_token = "<|video_pad|>", \
+    .vision_start = "<|vision_start|>", .vision_end = "<|vision_end|>",                            \
+    .builtin_template = TEMPLATE, .keep = keep
 
 const sq_arch sq_arch_qwen2_vl = {
     .model_type = "qwen2_vl",
     .title = "Qwen2-VL",
     COMMON,
-    .vision_norm = SQ_NORM_LAYER,
+    .towers = qwen2_towers,
     .video_step = SQ_VIDEO_STEP_ONE,
-    .vision_gated = 0,
-    .vision_windows = 0,
-    .vision_act = SQ_ACT_QUICK_GELU,
-    .v_width_key = "embed_dim",
-    .v_inter_key = NULL,
-    .v_block = {mlp_linears, 4, vision_norms, 2, mlp_folds, 2, 4},
 };
 
 const sq_arch sq_arch_qwen2_5_vl = {
     .model_type = "qwen2_5_vl",
     .title = "Qwen2.5-VL",
     COMMON,
-    .vision_norm = SQ_NORM_RMS,
+    .towers = qwen2_5_towers,
     .video_step = SQ_VIDEO_STEP_SECONDS,
-    .vision_gated = 1,
-    .vision_windows = 1,
-    .vision_act = SQ_ACT_SILU,
-    .default_tokens_per_second = 4.0,
-    .v_width_key = "hidden_size",
-    .v_inter_key = "intermediate_size",
-    .v_block = {gated_linears, 5, vision_norms, 2, gated_folds, 3, 4},
 };

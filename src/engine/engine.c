@@ -38,7 +38,7 @@ sq_status sq_engine_open(sq_engine **out, const char *path, const sq_media_optio
     sq_status st;
     SQ_TRY(sq_net_open(&e->net, path, err));
     SQ_TRY(sq_frontend_open(&e->front, path, &e->net->config, err));
-    if (media != NULL && e->net->config.arch->vision != SQ_VISION_NONE) {
+    if (media != NULL && e->net->config.tower != NULL) {
         overlay(&e->front.preproc, media);
     }
     e->load_s = sq_now() - t0;

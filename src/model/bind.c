@@ -258,9 +258,10 @@ static sq_status bind_linear(binder *b, sq_linear *l, const sq_linear_row *row, 
     } else {
         problem(b, "missing", l->name, ".weight");
     }
-    int bias = row->bias < 0
-                   ? (part == SQ_PART_TEXT && row->tap < 2 ? c->attention_bias : c->mlp_bias)
-                   : row->bias;
+    int bias = row->bias >= 0           ? row->bias
+               : part == SQ_PART_MERGER ? c->projector_bias
+               : row->tap < 2           ? c->attention_bias
+                                        : c->mlp_bias;
     if (st == SQ_OK && bias) {
         st = vector(b, l->name, ".bias", shape[0], &l->bias, NULL);
     }
@@ -324,28 +325,90 @@ static sq_status bind_stack(binder *b, sq_block **out, int64_t count, const sq_b
     return SQ_OK;
 }
 
+/* A tensor of the tower as an f32 copy, [n] or [rows][n]. */
+static sq_status table(binder *b, const char *name, int64_t rows, int64_t n, float **out) {
+    const sq_tensor *t = find(b, name, "");
+    int64_t shape[2] = {rows, n};
+    if (t == NULL) {
+        problem(b, "missing", name, "");
+        return SQ_OK;
+    }
+    if (!check(b, t, rows == 0 ? 1 : 2, rows == 0 ? &n : shape)) {
+        return SQ_OK;
+    }
+    size_t count = (size_t)(rows == 0 ? n : rows * n);
+    *out = sq_arena_alloc(&b->net->arena, count, sizeof **out, b->err);
+    if (*out == NULL) {
+        return SQ_ENOMEM;
+    }
+    sq_to_f32(*out, t->data, t->dtype, count);
+    return SQ_OK;
+}
+
+static sq_status bind_patch_embed(binder *b) {
+    sq_net *n = b->net;
+    const sq_config *c = &n->config;
+    const sq_tower *a = c->tower;
+    const sq_tensor *t = find(b, a->patch_embed, ".weight");
+    int flat = a->kind == SQ_TOWER_VIT; /* Conv2d, else Conv3d */
+    int64_t shape[5] = {c->dims[SQ_D_V_WIDTH], c->channels, c->temporal_patch, c->patch, c->patch};
+    int64_t k = shape[1] * shape[2] * shape[3] * shape[4];
+    if (flat) {
+        shape[2] = c->patch;
+    }
+    sq_status st = SQ_OK;
+    n->patch_embed.name = a->patch_embed;
+    n->patch_embed.tap = -1;
+    if (t == NULL) {
+        problem(b, "missing", a->patch_embed, ".weight");
+    } else if (check(b, t, flat ? 4 : 5, shape)) {
+        n->patch_embed.file = t;
+        st = sq_weight_dense(&n->patch_embed.weight, t->dtype, t->data, shape[0], k, b->err);
+    }
+    if (st == SQ_OK && a->patch_bias) {
+        st = vector(b, a->patch_embed, ".bias", shape[0], &n->patch_embed.bias, NULL);
+    }
+    return st;
+}
+
+/* What only towers of fixed size have. */
+static sq_status bind_vit(binder *b) {
+    sq_net *n = b->net;
+    const sq_config *c = &n->config;
+    const sq_tower *a = c->tower;
+    int64_t width = c->dims[SQ_D_V_WIDTH];
+    char name[MAX_NAME];
+    sq_status st;
+    if (a->class_embed != NULL) {
+        SQ_TRY(table(b, a->class_embed, 0, width, &n->class_embed));
+    }
+    if (a->pre_norm != NULL) {
+        SQ_TRY(bind_norm(b, &n->pre_norm, "", a->pre_norm, width, 1));
+    }
+    if (c->arch->newline != NULL) {
+        SQ_TRY(table(b, c->arch->newline, 0, c->dims[SQ_D_V_OUT], &n->newline));
+    }
+    snprintf(name, sizeof name, "%s.weight", a->positions);
+    st = table(b, name, sq_config_tile_rows(c), width, &n->v_positions);
+fail:
+    return st;
+}
+
 static sq_status bind_vision(binder *b) {
     sq_net *n = b->net;
     const sq_config *c = &n->config;
-    const sq_arch *a = c->arch;
-    const int64_t *d = c->dims;
-    int ln = a->vision_norm == SQ_NORM_LAYER;
-    const sq_tensor *t = find(b, a->v_patch_embed, ".weight");
-    int64_t shape[5] = {d[SQ_D_V_WIDTH], c->channels, c->temporal_patch, c->patch, c->patch};
-    sq_status st = SQ_OK;
-    n->patch_embed.name = a->v_patch_embed;
-    n->patch_embed.tap = -1;
-    if (t == NULL) {
-        problem(b, "missing", a->v_patch_embed, ".weight");
-    } else if (check(b, t, 5, shape)) {
-        n->patch_embed.file = t;
-        SQ_TRY(sq_weight_dense(&n->patch_embed.weight, t->dtype, t->data, shape[0],
-                               shape[1] * shape[2] * shape[3] * shape[4], b->err));
+    const sq_tower *a = c->tower;
+    const sq_projector *p = c->projector;
+    int ln = a->norm == SQ_NORM_LAYER;
+    sq_status st;
+    SQ_TRY(bind_patch_embed(b));
+    SQ_TRY(bind_stack(b, &n->v_layers, c->v_layers, &a->block, a->layer_prefix, SQ_PART_VISION, 0,
+                      ln));
+    SQ_TRY(bind_block(b, &n->merger, &p->rows, p->prefix, SQ_PART_MERGER, 0,
+                      (int)c->v_layers * a->block.n_taps, ln));
+    if (a->kind == SQ_TOWER_VIT) {
+        return bind_vit(b);
     }
-    SQ_TRY(bind_stack(b, &n->v_layers, c->v_layers, &a->v_block, a->v_layer_prefix, SQ_PART_VISION,
-                      0, ln));
-    SQ_TRY(bind_block(b, &n->merger, &a->v_merger, a->v_merger_prefix, SQ_PART_MERGER, 0,
-                      (int)c->v_layers * a->v_block.n_taps, ln));
     n->v_inv_freq = sq_arena_alloc(&n->arena, (size_t)c->v_head_dim / 4, sizeof(float), b->err);
     if (n->v_inv_freq == NULL) {
         return SQ_ENOMEM;
@@ -375,7 +438,7 @@ static sq_status rope_factors(binder *b) {
 static sq_status bind_text(binder *b) {
     sq_net *n = b->net;
     const sq_config *c = &n->config;
-    const sq_arch *a = c->arch;
+    const sq_arch *a = c->text;
     int64_t shape[2] = {c->dims[SQ_D_VOCAB], c->dims[SQ_D_HIDDEN]};
     sq_status st = SQ_OK;
     n->embed_file = find(b, a->embed, ".weight");
@@ -404,10 +467,20 @@ fail:
     return st;
 }
 
+static int superfluous(const sq_arch *a, const char *name) {
+    for (const char *const *p = a->superfluous; p != NULL && *p != NULL; p++) {
+        if (strncmp(name, *p, strlen(*p)) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 static void report_extras(binder *b) {
     for (size_t i = 0; i < b->n_names; i++) {
         const char *s = b->names[i].canonical;
-        if (!b->names[i].used && strstr(s, "rotary_emb.inv_freq") == NULL) {
+        if (!b->names[i].used && strstr(s, "rotary_emb.inv_freq") == NULL &&
+            !superfluous(b->net->config.arch, s)) {
             problem(b, "extra", b->names[i].tensor->name, "no place in this architecture");
         }
     }
@@ -421,7 +494,7 @@ static sq_status bind_all(binder *b) {
     if (json_is_object(n->quantization)) {
         SQ_TRY(sq_ct_reader_open(&b->ct, n->quantization, b->err));
     }
-    if (n->config.arch->vision != SQ_VISION_NONE) {
+    if (n->config.tower != NULL) {
         SQ_TRY(bind_vision(b));
     }
     SQ_TRY(bind_text(b));
@@ -500,22 +573,23 @@ sq_status sq_net_each_linear(sq_net *n, sq_linear_fn f, void *user, sq_error *er
     const sq_config *c = &n->config;
     sq_status st = SQ_OK;
     for (int64_t i = 0; st == SQ_OK && n->v_layers != NULL && i < c->v_layers; i++) {
-        st = each_of_block(&n->v_layers[i], &c->arch->v_block, f, user, err);
+        st = each_of_block(&n->v_layers[i], &c->tower->block, f, user, err);
     }
-    if (st == SQ_OK && c->arch != NULL && c->arch->vision != SQ_VISION_NONE) {
-        st = each_of_block(&n->merger, &c->arch->v_merger, f, user, err);
+    if (st == SQ_OK && c->projector != NULL) {
+        st = each_of_block(&n->merger, &c->projector->rows, f, user, err);
     }
     for (int64_t i = 0; st == SQ_OK && n->layers != NULL && i < c->layers; i++) {
-        st = each_of_block(&n->layers[i], &c->arch->text, f, user, err);
+        st = each_of_block(&n->layers[i], &c->text->text, f, user, err);
     }
     return st;
 }
 
 int sq_net_taps(const sq_net *n) {
     const sq_config *c = &n->config;
-    int vision = (int)c->v_layers * c->arch->v_block.n_taps;
-    int merger = c->arch->vision == SQ_VISION_NONE ? 0 : c->arch->v_merger.n_taps;
-    return vision + merger + (int)c->layers * c->arch->text.n_taps;
+    int vision = c->tower == NULL
+                     ? 0
+                     : (int)c->v_layers * c->tower->block.n_taps + c->projector->rows.n_taps;
+    return vision + (int)c->layers * c->text->text.n_taps;
 }
 
 typedef struct tap_search {

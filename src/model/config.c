@@ -2,8 +2,10 @@
 #include "model/config.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "arch/families.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "format/source.h"
@@ -11,7 +13,7 @@
 enum { MAX_DIM = 1 << 24, MAX_LAYERS = 4096 };
 
 typedef struct reader {
-    const json_t *text, *vision, *root;
+    const json_t *text, *root;
     const char *path;
     sq_config *c;
 } reader;
@@ -37,7 +39,7 @@ static sq_status read_rope(const reader *r, sq_error *err) {
     if (!json_is_object(rope)) {
         rope = json_object_get(r->text, "rope_scaling");
     }
-    c->rope_theta = sq_json_num(r->text, "rope_theta", c->arch->default_rope_theta);
+    c->rope_theta = sq_json_num(r->text, "rope_theta", c->text->default_rope_theta);
     c->rope_theta = sq_json_num(rope, "rope_theta", c->rope_theta);
     sq_status st;
     SQ_TRY(positive(r, "rope_theta", c->rope_theta, err));
@@ -58,7 +60,7 @@ static sq_status read_rope(const reader *r, sq_error *err) {
                        "%s: rope type '%s' is not known; wanted default, mrope, linear or llama3",
                        r->path, type);
     }
-    if (c->arch->rope == SQ_ROPE_MROPE) {
+    if (c->text->rope == SQ_ROPE_MROPE) {
         static const int64_t dflt[3] = {16, 24, 24};
         const json_t *s = json_object_get(rope, "mrope_section");
         int64_t sum = 0;
@@ -127,100 +129,12 @@ static sq_status read_text(const reader *r, sq_error *err) {
         return sq_fail(err, SQ_EUNSUPPORTED, "%s: sliding-window attention is not supported",
                        r->path);
     }
+    /* Mistral's window has no switch: up to it, attention is the full one. */
+    int64_t window = c->text == &sq_arch_mistral ? sq_json_int(t, "sliding_window", 0) : 0;
+    if (window > 0 && window < c->max_positions) {
+        c->max_positions = window;
+    }
     return read_rope(r, err);
-fail:
-    return st;
-}
-
-static sq_status read_full_blocks(const reader *r, sq_error *err) {
-    sq_config *c = r->c;
-    c->v_full = sq_alloc((size_t)c->v_layers, 1, "vision block kinds", err);
-    if (c->v_full == NULL) {
-        return SQ_ENOMEM;
-    }
-    if (!c->arch->vision_windows) {
-        memset(c->v_full, 1, (size_t)c->v_layers);
-        return SQ_OK;
-    }
-    static const int64_t dflt[] = {7, 15, 23, 31};
-    const json_t *list = json_object_get(r->vision, "fullatt_block_indexes");
-    size_t n = json_is_array(list) ? json_array_size(list) : sizeof dflt / sizeof *dflt;
-    for (size_t i = 0; i < n; i++) {
-        const json_t *v = json_array_get(list, i);
-        int64_t at =
-            json_is_array(list) ? (json_is_integer(v) ? json_integer_value(v) : -1) : dflt[i];
-        if (at < 0) {
-            return sq_fail(err, SQ_EFORMAT, "%s: fullatt_block_indexes[%zu] is no block number",
-                           r->path, i);
-        }
-        if (at < c->v_layers) {
-            c->v_full[at] = 1;
-        }
-    }
-    return SQ_OK;
-}
-
-static sq_status read_vision(const reader *r, sq_error *err) {
-    sq_config *c = r->c;
-    const sq_arch *a = c->arch;
-    const json_t *v = r->vision;
-    sq_status st;
-    if (!json_is_object(v)) {
-        return sq_fail(err, SQ_EFORMAT, "%s: key 'vision_config' is missing", r->path);
-    }
-    int64_t *d = c->dims;
-    SQ_TRY(need(r, v, "depth", MAX_LAYERS, &c->v_layers, err));
-    SQ_TRY(need(r, v, a->v_width_key, MAX_DIM, &d[SQ_D_V_WIDTH], err));
-    SQ_TRY(need(r, v, json_object_get(v, "num_heads") ? "num_heads" : "num_attention_heads", 65536,
-                &c->v_heads, err));
-    if (a->v_inter_key != NULL) {
-        SQ_TRY(need(r, v, a->v_inter_key, MAX_DIM, &d[SQ_D_V_INTER], err));
-    } else {
-        double m = sq_json_num(v, "mlp_ratio", 4.0) * (double)d[SQ_D_V_WIDTH];
-        if (!(m >= 1 && m <= MAX_DIM)) {
-            return sq_fail(err, SQ_EFORMAT, "%s: mlp_ratio out of range", r->path);
-        }
-        d[SQ_D_V_INTER] = (int64_t)m;
-    }
-    c->patch = sq_json_int(v, "patch_size", 14);
-    c->temporal_patch = sq_json_int(v, "temporal_patch_size", 2);
-    c->merge = sq_json_int(v, "spatial_merge_size", 2);
-    c->channels = sq_json_int(v, "in_channels", sq_json_int(v, "in_chans", 3));
-    c->window = sq_json_int(v, "window_size", 112);
-    c->tokens_per_second = sq_json_num(v, "tokens_per_second", a->default_tokens_per_second);
-    c->v_eps = 1e-6f;
-    if (c->patch < 1 || c->patch > 1024 || c->temporal_patch < 1 || c->temporal_patch > 64 ||
-        c->merge < 1 || c->merge > 16 || c->channels != 3 || c->window < c->patch * c->merge ||
-        c->window > 65536) {
-        return sq_fail(
-            err, SQ_EFORMAT,
-            "%s: vision_config out of range; got patch_size %lld, temporal_patch_size %lld, "
-            "spatial_merge_size %lld, in_channels %lld, window_size %lld",
-            r->path, (long long)c->patch, (long long)c->temporal_patch, (long long)c->merge,
-            (long long)c->channels, (long long)c->window);
-    }
-    c->v_head_dim = d[SQ_D_V_WIDTH] / c->v_heads;
-    if (d[SQ_D_V_WIDTH] % c->v_heads != 0 || c->v_head_dim % 4 != 0) {
-        return sq_fail(
-            err, SQ_EFORMAT,
-            "%s: vision heads do not fit; got width %lld and %lld heads, wanted a head width "
-            "that 4 divides",
-            r->path, (long long)d[SQ_D_V_WIDTH], (long long)c->v_heads);
-    }
-    d[SQ_D_V_QKV] = 3 * d[SQ_D_V_WIDTH];
-    d[SQ_D_V_MERGED] = d[SQ_D_V_WIDTH] * c->merge * c->merge;
-    d[SQ_D_V_OUT] = d[SQ_D_HIDDEN];
-    d[SQ_D_V_CHANNELS] = c->channels;
-    d[SQ_D_V_TEMPORAL] = c->temporal_patch;
-    d[SQ_D_V_PATCH] = c->patch;
-    int64_t out = a->vision_windows ? sq_json_int(v, "out_hidden_size", d[SQ_D_HIDDEN])
-                                    : sq_json_int(v, "hidden_size", d[SQ_D_HIDDEN]);
-    if (out != d[SQ_D_HIDDEN]) {
-        return sq_fail(err, SQ_EFORMAT,
-                       "%s: the tower's output does not fit; got %lld, wanted %lld", r->path,
-                       (long long)out, (long long)d[SQ_D_HIDDEN]);
-    }
-    return read_full_blocks(r, err);
 fail:
     return st;
 }
@@ -251,36 +165,109 @@ static sq_status read_generation(sq_config *c, const char *dir, sq_error *err) {
     return st;
 }
 
+/* obj[key] as an object, or the config.json of the folder `part` beside (VILA); owned. */
+static sq_status nested(const reader *r, const char *key, const char *part, json_t **out,
+                        sq_error *err) {
+    json_t *v = key == NULL ? NULL : json_object_get(r->root, key);
+    if (json_is_object(v)) {
+        *out = json_copy(v);
+        return *out == NULL ? sq_fail_nomem(err, "a config", 0) : SQ_OK;
+    }
+    sq_arena a = {0};
+    char *dir = sq_path_dir(&a, r->path, err);
+    char *sub = dir == NULL ? NULL : sq_path_join(&a, dir, part, err);
+    sq_status st = sub == NULL ? SQ_ENOMEM : sq_source_json(sub, "config.json", out, err);
+    sq_arena_free(&a);
+    return st;
+}
+
+/* The language model's own object, with its class's defaults below. */
+static sq_status find_text(reader *r, json_t **owned, sq_error *err) {
+    sq_config *c = r->c;
+    const sq_arch *a = c->arch;
+    sq_status st = SQ_OK;
+    c->text = a;
+    if (a->text_key == NULL) {
+        return SQ_OK;
+    }
+    SQ_TRY(nested(r, a->text_key, "llm", owned, err));
+    if (*owned != NULL) {
+        r->text = *owned;
+    }
+    if (a->embed != NULL) {
+        return SQ_OK;
+    }
+    const char *type = sq_json_str(r->text, "model_type", "llama");
+    c->text = sq_arch_find(type);
+    if (*owned == NULL || c->text == NULL || c->text->embed == NULL || c->text->towers != NULL) {
+        return sq_fail(err, SQ_EUNSUPPORTED,
+                       "%s: %s of type '%s' is not supported; wanted llama, mistral or qwen2",
+                       r->path, a->text_key, *owned == NULL ? "" : type);
+    }
+    if (c->text->text_defaults != NULL) {
+        json_t *defaults = json_loads(c->text->text_defaults, 0, NULL);
+        int bad = json_object_update_missing(*owned, defaults);
+        json_decref(defaults);
+        st = bad != 0 ? sq_fail_nomem(err, "a config", 0) : SQ_OK;
+    }
+fail:
+    return st;
+}
+
+static sq_status read_parts(reader *r, sq_error *err) {
+    sq_config *c = r->c;
+    json_t *text = NULL, *vision = NULL, *projector = NULL;
+    sq_status st;
+    SQ_TRY(find_text(r, &text, err));
+    SQ_TRY(read_text(r, err));
+    if (c->arch->towers != NULL) {
+        SQ_TRY(nested(r, c->arch->vision_key, "vision_tower", &vision, err));
+        SQ_TRY(nested(r, "mm_projector_cfg", "mm_projector", &projector, err));
+        SQ_TRY(sq_config_vision(c, vision, projector, r->path, err));
+    }
+    c->bos = token_id(r, "bos_token_id");
+    c->pad = token_id(r, "pad_token_id");
+    add_eos(c, json_object_get(r->text, "eos_token_id"));
+fail:
+    json_decref(text);
+    json_decref(vision);
+    json_decref(projector);
+    return st;
+}
+
+static sq_status unknown_family(const char *path, const char *type, sq_error *err) {
+    char known[256] = "";
+    for (size_t i = 0; i < sq_arch_count(); i++) {
+        size_t n = strlen(known);
+        snprintf(known + n, sizeof known - n, "%s%s", i == 0 ? "" : ", ",
+                 sq_arch_at(i)->model_type);
+    }
+    return sq_fail(err, SQ_EUNSUPPORTED, "%s: model_type '%s' is not supported; wanted one of %s",
+                   path, type, known);
+}
+
 static sq_status read_all(sq_config *c, const char *path, sq_error *err) {
-    reader r = {.root = c->json, .path = path, .c = c};
+    reader r = {.root = c->json, .text = c->json, .path = path, .c = c};
     if (!json_is_object(c->json)) {
         return sq_fail(err, SQ_EFORMAT, "%s: wanted a JSON object", path);
     }
     const char *type = sq_json_str(c->json, "model_type", "");
     c->arch = sq_arch_find(type);
     if (c->arch == NULL) {
-        return sq_fail(err, SQ_EUNSUPPORTED,
-                       "%s: model_type '%s' is not supported; wanted llama, qwen2, qwen2_vl or "
-                       "qwen2_5_vl",
-                       path, type);
+        return unknown_family(path, type, err);
     }
-    const json_t *nested = json_object_get(c->json, "text_config");
-    r.text = json_is_object(nested) ? nested : c->json;
-    r.vision = json_object_get(c->json, "vision_config");
-    sq_status st = read_text(&r, err);
-    if (st == SQ_OK && c->arch->vision != SQ_VISION_NONE) {
-        st = read_vision(&r, err);
-    }
+    sq_status st = read_parts(&r, err);
     if (st != SQ_OK) {
         return st;
     }
+    r.text = json_object_get(r.root, "text_config");
     c->image_token = token_id(&r, "image_token_id");
+    if (c->image_token < 0) {
+        c->image_token = token_id(&r, "image_token_index");
+    }
     c->video_token = token_id(&r, "video_token_id");
     c->vision_start = token_id(&r, "vision_start_token_id");
     c->vision_end = token_id(&r, "vision_end_token_id");
-    c->bos = token_id(&r, "bos_token_id");
-    c->pad = token_id(&r, "pad_token_id");
-    add_eos(c, json_object_get(r.text, "eos_token_id"));
     add_eos(c, json_object_get(r.root, "eos_token_id"));
     c->dtype = sq_json_str(r.root, "dtype", sq_json_str(r.root, "torch_dtype", ""));
     return SQ_OK;

@@ -10,11 +10,14 @@
 
 typedef enum sq_rope_scaling { SQ_ROPE_PLAIN, SQ_ROPE_LINEAR, SQ_ROPE_LLAMA3 } sq_rope_scaling;
 
-enum { SQ_MAX_EOS = 16 };
+enum { SQ_MAX_EOS = 16, SQ_MAX_SELECT = 8 };
 
 typedef struct sq_config {
     const sq_arch *arch;
-    int64_t dims[SQ_D_COUNT]; /* by symbol */
+    const sq_arch *text;           /* whose decoder it is: arch, or the family of text_config */
+    const sq_tower *tower;         /* NULL: a text model */
+    const sq_projector *projector; /* NULL: a text model */
+    int64_t dims[SQ_D_COUNT];      /* by symbol */
     /* text */
     int64_t layers, heads, kv_heads, head_dim, max_positions;
     float rms_eps;
@@ -25,6 +28,14 @@ typedef struct sq_config {
     int64_t mrope[3]; /* sections in pairs; they sum to head_dim / 2 */
     /* vision; zero when the model has none */
     int64_t v_layers, v_heads, v_head_dim, patch, temporal_patch, merge, channels, window;
+    int64_t tile;                  /* pixels a side of what a tower of fixed size sees */
+    int64_t select[SQ_MAX_SELECT]; /* after how many layers features are taken, ascending */
+    int n_select;
+    int projector_bias;
+    int drop_first;   /* a tile's first token is no feature (CLIP's class) */
+    int column_major; /* tokens of a tile run down the columns (VILA-1.5) */
+    sq_act_kind v_act;
+    sq_act_kind projector_act;
     float v_eps;
     double tokens_per_second;
     uint8_t *v_full; /* [v_layers] 1: full attention */
@@ -42,5 +53,20 @@ typedef struct sq_config {
  * it. */
 sq_status sq_config_load(sq_config *out, const char *dir, sq_error *err);
 void sq_config_free(sq_config *c);
+
+/* The vision half, when the text half is read; `vision` is its nested object. Internal to
+ * config*.c. */
+sq_status sq_config_vision(sq_config *c, const json_t *vision, const json_t *projector,
+                           const char *path, sq_error *err);
+/* Of a tower of fixed size: patches a side, rows of the tower, tokens that a tile becomes. */
+static inline int64_t sq_config_tile_side(const sq_config *c) { return c->tile / c->patch; }
+static inline int64_t sq_config_tile_rows(const sq_config *c) {
+    int64_t side = sq_config_tile_side(c);
+    return side * side + (c->tower->class_embed != NULL);
+}
+static inline int64_t sq_config_tile_tokens(const sq_config *c) {
+    int64_t side = (sq_config_tile_side(c) + c->merge - 1) / c->merge;
+    return c->merge > 1 ? side * side : sq_config_tile_rows(c) - c->drop_first;
+}
 
 #endif

@@ -8,6 +8,7 @@
 #include "kernels/kernels.h"
 #include "model/config.h"
 #include "model/kv.h"
+#include "vision/preprocess.h"
 
 /* y = x W^T + b. `name` is the module's canonical name, `file_name` the stem in the file (without
  * ".weight"). */
@@ -31,7 +32,7 @@ typedef struct sq_norm {
 } sq_norm;
 
 typedef struct sq_block {
-    sq_linear linears[8]; /* by role; weight.n == 0 when absent */
+    sq_linear linears[SQ_V_COUNT]; /* by role; weight.n == 0 when absent */
     sq_norm norms[2];
 } sq_block;
 
@@ -50,6 +51,9 @@ typedef struct sq_net {
     sq_block merger; /* linears SQ_M_*, norms[0] */
     float *inv_freq; /* [head_dim / 2] */
     float *v_inv_freq;
+    float *class_embed, *v_positions,
+        *newline; /* of towers of fixed size; NULL where there is none */
+    sq_norm pre_norm;
 } sq_net;
 
 typedef struct sq_net_options {
@@ -90,12 +94,11 @@ typedef struct sq_work sq_work;
 sq_status sq_work_open(sq_work **out, const sq_net *n, sq_error *err);
 void sq_work_close(sq_work **w);
 
-/* Vision tower and merger on `rows` patches with the grid t x h x w: out [rows / merge^2][hidden],
- * row-major merged order. Memory is linear in the patches. Several images are several calls. `sink`
- * may be NULL. */
-sq_status sq_vision_forward(const sq_net *n, sq_work *w, const float *patches, int64_t grid_t,
-                            int64_t grid_h, int64_t grid_w, float *out, const sq_tap_sink *sink,
-                            sq_error *err);
+/* Vision tower and merger or projector on one picture or clip: out [px->tokens][hidden], in the
+ * order of the placeholders. Memory is linear in the patches. Several images are several calls.
+ * `sink` may be NULL. */
+sq_status sq_vision_forward(const sq_net *n, sq_work *w, const sq_pixels *px, float *out,
+                            const sq_tap_sink *sink, sq_error *err);
 
 /* h[n][hidden] = embeddings of ids. */
 void sq_embed(const sq_net *n, const int32_t *ids, int64_t count, float *h);
@@ -120,9 +123,8 @@ sq_status sq_logits(const sq_net *n, sq_work *w, const float *h, int64_t count, 
 /* M-RoPE positions as transformers' get_rope_index gives them; appended to pos. Text: `count`
  * tokens. */
 sq_status sq_positions_text(sq_positions *pos, int64_t count, sq_error *err);
-/* An image or video of grid t x h x w (in patches). second_per_grid as transformers passes it. */
-sq_status sq_positions_vision(sq_positions *pos, const sq_config *c, int is_video, int64_t grid_t,
-                              int64_t grid_h, int64_t grid_w, double second_per_grid,
+/* An image or video; where the text has one axis alone, its tokens follow each other. */
+sq_status sq_positions_vision(sq_positions *pos, const sq_config *c, const sq_pixels *px,
                               sq_error *err);
 /* Appends tokens [from, from + count) of another list as they are. */
 sq_status sq_positions_copy(sq_positions *pos, const sq_positions *other, int64_t from,

@@ -52,14 +52,16 @@ sq_status sq_positions_copy(sq_positions *pos, const sq_positions *other, int64_
     return st;
 }
 
-sq_status sq_positions_vision(sq_positions *pos, const sq_config *c, int is_video, int64_t grid_t,
-                              int64_t grid_h, int64_t grid_w, double second_per_grid,
+sq_status sq_positions_vision(sq_positions *pos, const sq_config *c, const sq_pixels *px,
                               sq_error *err) {
-    int64_t gh = grid_h / c->merge, gw = grid_w / c->merge;
+    if (c->text->rope != SQ_ROPE_MROPE) {
+        return sq_positions_text(pos, px->tokens, err);
+    }
+    int64_t grid_t = px->grid_t, gh = px->grid_h / c->merge, gw = px->grid_w / c->merge;
     /* torch multiplies whole numbers by a python float in f32, then truncates. */
     float step = 1.0f;
-    if (is_video && c->arch->video_step == SQ_VIDEO_STEP_SECONDS) {
-        step = (float)(c->tokens_per_second * second_per_grid);
+    if (px->is_video && c->arch->video_step == SQ_VIDEO_STEP_SECONDS) {
+        step = (float)(c->tokens_per_second * px->second_per_grid);
     }
     sq_status st = reserve(pos, grid_t * gh * gw, err);
     if (st != SQ_OK) {

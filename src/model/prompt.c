@@ -25,6 +25,35 @@ static sq_status read_special(sq_frontend *f, sq_error *err) {
     return st;
 }
 
+static sq_status load_preproc(sq_frontend *f, sq_error *err) {
+    const sq_config *c = f->config;
+    sq_preproc *p = &f->preproc;
+    if (c->tower->kind == SQ_TOWER_VIT) {
+        static const sq_preproc_kind kinds[] = {[SQ_VIEW_CROP] = SQ_PREPROC_CROP,
+                                                [SQ_VIEW_ANYRES] = SQ_PREPROC_ANYRES,
+                                                [SQ_VIEW_SQUASH] = SQ_PREPROC_SQUASH};
+        sq_tile_options o = {.kind = kinds[c->arch->view],
+                             .tile = c->tile,
+                             .patch = c->patch,
+                             .tile_tokens = sq_config_tile_tokens(c),
+                             .pad =
+                                 strcmp(sq_json_str(c->json, "image_aspect_ratio", ""), "pad") == 0,
+                             .pinpoints = json_object_get(c->json, "image_grid_pinpoints")};
+        return sq_preproc_load_tiles(p, f->dir, &o, err);
+    }
+    sq_status st = sq_preproc_load(p, f->dir, err);
+    if (st == SQ_OK && (p->patch_size != c->patch || p->merge_size != c->merge ||
+                        p->temporal_patch_size != c->temporal_patch)) {
+        st = sq_fail(err, SQ_EFORMAT,
+                     "%s: preprocessor_config.json does not fit config.json; got patch %lld, merge "
+                     "%lld, temporal %lld, wanted %lld, %lld, %lld",
+                     f->dir, (long long)p->patch_size, (long long)p->merge_size,
+                     (long long)p->temporal_patch_size, (long long)c->patch, (long long)c->merge,
+                     (long long)c->temporal_patch);
+    }
+    return st;
+}
+
 sq_status sq_frontend_open(sq_frontend *out, const char *dir, const sq_config *config,
                            sq_error *err) {
     *out = (sq_frontend){.config = config};
@@ -39,19 +68,8 @@ sq_status sq_frontend_open(sq_frontend *out, const char *dir, const sq_config *c
         SQ_TRY(sq_template_parse(&out->tmpl, config->arch->builtin_template, "built-in template",
                                  err));
     }
-    if (config->arch->vision != SQ_VISION_NONE) {
-        SQ_TRY(sq_preproc_load(&out->preproc, dir, err));
-        if (out->preproc.patch_size != config->patch || out->preproc.merge_size != config->merge ||
-            out->preproc.temporal_patch_size != config->temporal_patch) {
-            st = sq_fail(
-                err, SQ_EFORMAT,
-                "%s: preprocessor_config.json does not fit config.json; got patch %lld, merge "
-                "%lld, temporal %lld, wanted %lld, %lld, %lld",
-                dir, (long long)out->preproc.patch_size, (long long)out->preproc.merge_size,
-                (long long)out->preproc.temporal_patch_size, (long long)config->patch,
-                (long long)config->merge, (long long)config->temporal_patch);
-            goto fail;
-        }
+    if (config->tower != NULL) {
+        SQ_TRY(load_preproc(out, err));
     }
     SQ_TRY(read_special(out, err));
     return SQ_OK;
@@ -297,10 +315,8 @@ static sq_status expand(sq_prompt *out, const sq_frontend *f, const sq_ids *raw,
         SQ_TRY(load(f, &l->items[at[kind]], base, slot, err));
         at[kind] = next_of(l, kind, at[kind] + 1);
         slot->start = (int64_t)out->ids.len;
-        const sq_pixels *p = &slot->pixels;
         SQ_TRY(append_ids(&out->ids, id, slot->count, err));
-        SQ_TRY(sq_positions_vision(&out->positions, f->config, p->is_video, p->grid_t, p->grid_h,
-                                   p->grid_w, p->second_per_grid, err));
+        SQ_TRY(sq_positions_vision(&out->positions, f->config, &slot->pixels, err));
     }
     if (out->n_slots != l->n) {
         return sq_fail(
@@ -325,7 +341,7 @@ sq_status sq_prompt_messages(sq_prompt *out, const sq_frontend *f, const json_t 
     const char *base = base_dir == NULL ? "." : base_dir;
     sq_status st;
     SQ_TRY(collect(&l, messages, err));
-    if (l.n > 0 && f->config->arch->vision == SQ_VISION_NONE) {
+    if (l.n > 0 && f->config->tower == NULL) {
         st = sq_fail(err, SQ_EARG, "'%s' is a text model; it takes no images or videos", f->dir);
         goto fail;
     }

@@ -36,7 +36,7 @@ void sq_rope_rows(const sq_net *n, const int32_t *const p[3], int64_t count, flo
                   float *sin_rows) {
     const sq_config *c = &n->config;
     int64_t half = c->head_dim / 2, first = half, second = 0;
-    if (c->arch->rope == SQ_ROPE_MROPE) {
+    if (c->text->rope == SQ_ROPE_MROPE) {
         first = c->mrope[0];
         second = c->mrope[1];
     }

@@ -88,8 +88,7 @@ static sq_status splice(sq_seq *s, const sq_prompt *p, features *f, int64_t at, 
             }
             const sq_pixels *px = &slot->pixels;
             double t0 = sq_now();
-            sq_status st = sq_vision_forward(s->net, s->work, px->patches, px->grid_t, px->grid_h,
-                                             px->grid_w, f->rows, NULL, err);
+            sq_status st = sq_vision_forward(s->net, s->work, px, f->rows, NULL, err);
             s->vision_s += sq_now() - t0;
             if (st != SQ_OK) {
                 return st;

@@ -44,9 +44,8 @@ static sq_status embed_one(sq_hidden *h, size_t i, sq_prompt *p, sq_error *err) 
     sq_embed(h->net, p->ids.data, h->tokens[i], h->rows[i]);
     for (size_t s = 0; s < p->n_slots; s++) {
         sq_pixels *px = &p->slots[s].pixels;
-        sq_status st =
-            sq_vision_forward(h->net, h->work, px->patches, px->grid_t, px->grid_h, px->grid_w,
-                              h->rows[i] + p->slots[s].start * width, NULL, err);
+        sq_status st = sq_vision_forward(h->net, h->work, px,
+                                         h->rows[i] + p->slots[s].start * width, NULL, err);
         if (st != SQ_OK) {
             return st;
         }

@@ -258,7 +258,7 @@ static void close_stats(sq_stat *stats, int n) {
 
 /* Statistics of layer l: from the file, or by running the samples through it. */
 static sq_status layer_stats(job *j, int l, sq_stat *stats, int collect) {
-    const sq_block_rows *rows = &j->net->config.arch->text;
+    const sq_block_rows *rows = &j->net->config.text->text;
     sq_stat_set set = {j->net->layers[l].linears[SQ_L_Q].tap, rows->n_taps, stats};
     sq_tap_sink sink = {sq_stat_set_sink, &set};
     if (j->stats_file == NULL) {
@@ -281,7 +281,7 @@ static sq_status layer_stats(job *j, int l, sq_stat *stats, int collect) {
 
 static sq_status quantize_text(job *j) {
     const sq_config *c = &j->net->config;
-    const sq_block_rows *rows = &c->arch->text;
+    const sq_block_rows *rows = &c->text->text;
     int awq = j->stats_file != NULL || j->samples.n > 0;
     for (int l = 0; l < c->layers; l++) {
         char unit[32];
@@ -306,7 +306,7 @@ static sq_status quantize_text(job *j) {
 /* Tower and merger have no statistics: round to nearest. */
 static sq_status quantize_vision(job *j) {
     const sq_config *c = &j->net->config;
-    if (c->arch->vision == SQ_VISION_NONE) {
+    if (c->tower == NULL) {
         return SQ_OK;
     }
     for (int l = 0; l <= c->v_layers; l++) {
@@ -316,7 +316,7 @@ static sq_status quantize_vision(job *j) {
         sq_status st =
             sq_output_done(&j->out, unit) != NULL
                 ? SQ_OK
-                : quantize_block(j, b, l < c->v_layers ? &c->arch->v_block : &c->arch->v_merger,
+                : quantize_block(j, b, l < c->v_layers ? &c->tower->block : &c->projector->rows,
                                  NULL, unit);
         if (st != SQ_OK) {
             return st;
@@ -528,7 +528,7 @@ static const struct {
 /* The layout of the whole file before any work: one layer's statistics are in memory at a time. */
 static sq_status stat_specs(const job *j, sq_arena *a, sq_tensor_spec **specs, size_t *n) {
     const sq_config *c = &j->net->config;
-    const sq_block_rows *rows = &c->arch->text;
+    const sq_block_rows *rows = &c->text->text;
     int first = j->net->layers[0].linears[SQ_L_Q].tap, taps = (int)c->layers * rows->n_taps;
     *n = 0;
     *specs = sq_arena_alloc(a, (size_t)taps * STAT_PARTS, sizeof **specs, j->err);
@@ -566,7 +566,7 @@ static sq_status put_stat(const job *j, sq_st_writer *w, const sq_tensor_spec *s
 /* Runs the samples layer by layer into dir/model.safetensors. */
 static sq_status write_stats(job *j, const char *dir) {
     const sq_config *c = &j->net->config;
-    int taps = c->arch->text.n_taps;
+    int taps = c->text->text.n_taps;
     sq_arena a = {0};
     sq_tensor_spec *specs;
     sq_st_writer *w = NULL;

@@ -56,15 +56,13 @@ static sq_status add_media(sq_prompt *p, const sq_verify_state *v, int frames, s
     all->second_per_grid = frames > 1 ? 1.0 : 0;
     sq_slot *slot = &p->slots[p->n_slots++];
     slot->start = (int64_t)p->ids.len;
-    slot->count = slots * all->grid_h * all->grid_w / (c->merge * c->merge);
+    slot->count = slots * all->tokens;
     all->tokens = slot->count;
     int32_t id = frames > 1 ? c->video_token : c->image_token;
     for (int64_t i = 0; st == SQ_OK && i < slot->count; i++) {
         st = sq_ids_push(&p->ids, id < 0 ? 0 : id, err);
     }
-    return st == SQ_OK ? sq_positions_vision(&p->positions, c, all->is_video, all->grid_t,
-                                             all->grid_h, all->grid_w, all->second_per_grid, err)
-                       : st;
+    return st == SQ_OK ? sq_positions_vision(&p->positions, c, all, err) : st;
 }
 
 static sq_status add_text(sq_prompt *p, const sq_verify_state *v, const char *text, sq_error *err) {
@@ -179,7 +177,7 @@ fail:
 
 sq_status sq_verify_cache(sq_verify_state *v, sq_error *err) {
     sq_status st = check_case(v, "text", 0, 1, err);
-    if (st == SQ_OK && v->net->config.arch->vision != SQ_VISION_NONE) {
+    if (st == SQ_OK && v->net->config.tower != NULL) {
         st = check_case(v, "two images", 2, 1, err);
         if (st == SQ_OK) {
             st = check_case(v, "video", 1, 4, err);

@@ -20,4 +20,11 @@ sq_status sq_pixels_room(sq_pixels *out, sq_error *err);
 void sq_patches_put(sq_pixels *out, const sq_preproc *p, const sq_value_lut *lut,
                     const sq_image *im, int64_t frame, int64_t slots);
 
+/* The kinds with tiles: shape alone, and a whole picture. */
+sq_status sq_tiles_shape(sq_pixels *out, const sq_preproc *p, int64_t width, int64_t height,
+                         int64_t frames, sq_error *err);
+sq_status sq_tiles_image(sq_pixels *out, const sq_preproc *p, const sq_image *im, sq_error *err);
+/* image_mean, image_std, rescale_factor, and what must be true. */
+sq_status sq_preproc_colours(sq_preproc *p, const json_t *o, const char *where, sq_error *err);
+
 #endif

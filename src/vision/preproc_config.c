@@ -4,7 +4,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "vision/preprocess.h"
+#include "vision/patches.h"
 
 #define MAX_AREA ((int64_t)1 << 40)
 
@@ -92,11 +92,10 @@ static sq_status want_true(const json_t *obj, const char *key, const char *where
                : sq_fail(err, SQ_EUNSUPPORTED, "%s: %s; got false, wanted true", where, key);
 }
 
-/* What both kinds of processor have. */
-static sq_status take_common(const json_t *o, int64_t *lo, int64_t *hi, float mean[3], float std[3],
-                             double *rescale, const char *where, sq_error *err) {
+/* What every processor has. */
+static sq_status take_colours(const json_t *o, float mean[3], float std[3], double *rescale,
+                              const char *where, sq_error *err) {
     sq_status st;
-    const json_t *size = json_object_get(o, "size");
     int64_t resample = 3;
     SQ_TRY(want_true(o, "do_resize", where, err));
     SQ_TRY(want_true(o, "do_rescale", where, err));
@@ -106,6 +105,23 @@ static sq_status take_common(const json_t *o, int64_t *lo, int64_t *hi, float me
         return sq_fail(err, SQ_EUNSUPPORTED, "%s: resample; got %lld, wanted 3 (bicubic)", where,
                        (long long)resample);
     }
+    SQ_TRY(take_colour(o, "image_mean", -1e6, mean, where, err));
+    SQ_TRY(take_colour(o, "image_std", 1e-6, std, where, err));
+    SQ_TRY(take_real(o, "rescale_factor", 1e6, rescale, where, err));
+fail:
+    return st;
+}
+
+sq_status sq_preproc_colours(sq_preproc *p, const json_t *o, const char *where, sq_error *err) {
+    return take_colours(o, p->mean, p->std, &p->rescale, where, err);
+}
+
+/* What both kinds of Qwen's processors have. */
+static sq_status take_common(const json_t *o, int64_t *lo, int64_t *hi, float mean[3], float std[3],
+                             double *rescale, const char *where, sq_error *err) {
+    sq_status st;
+    const json_t *size = json_object_get(o, "size");
+    SQ_TRY(take_colours(o, mean, std, rescale, where, err));
     static const char *const names[2][2] = {{"min_pixels", "shortest_edge"},
                                             {"max_pixels", "longest_edge"}};
     for (int i = 0; i < 2; i++) {
@@ -118,9 +134,6 @@ static sq_status take_common(const json_t *o, int64_t *lo, int64_t *hi, float me
         return sq_fail(err, SQ_EFORMAT, "%s: pixel limits; got %lld to %lld, wanted min <= max",
                        where, (long long)*lo, (long long)*hi);
     }
-    SQ_TRY(take_colour(o, "image_mean", -1e6, mean, where, err));
-    SQ_TRY(take_colour(o, "image_std", 1e-6, std, where, err));
-    SQ_TRY(take_real(o, "rescale_factor", 1e6, rescale, where, err));
 fail:
     return st;
 }

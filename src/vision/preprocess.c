@@ -100,6 +100,9 @@ void sq_value_table(sq_value_lut *t, const sq_preproc *p, int is_video) {
 
 sq_status sq_pixels_shape(sq_pixels *out, const sq_preproc *p, int64_t width, int64_t height,
                           int64_t frames, int is_video, sq_error *err) {
+    if (p->kind != SQ_PREPROC_QWEN) {
+        return sq_tiles_shape(out, p, width, height, 1, err);
+    }
     int64_t lo = is_video ? p->video_min_pixels : p->min_pixels;
     int64_t hi = is_video ? p->video_max_pixels : p->max_pixels;
     int64_t f = p->patch_size * p->merge_size;
@@ -170,6 +173,10 @@ sq_status sq_pixels_image(sq_pixels *out, const sq_preproc *p, const sq_image *i
     *out = (sq_pixels){0};
     sq_status st;
     SQ_TRY(sq_image_check_size(im->width, im->height, "picture", err));
+    if (p->kind != SQ_PREPROC_QWEN) {
+        st = sq_tiles_image(out, p, im, err);
+        goto fail;
+    }
     SQ_TRY(sq_pixels_shape(out, p, im->width, im->height, 1, 0, err));
     const sq_image *use = im;
     if (out->resized_width != im->width || out->resized_height != im->height) {

@@ -3,7 +3,18 @@
 #ifndef SQ_VISION_PREPROCESS_H
 #define SQ_VISION_PREPROCESS_H
 
+#include <jansson.h>
+
 #include "vision/image.h"
+
+typedef enum sq_preproc_kind {
+    SQ_PREPROC_QWEN,   /* any size in multiples of patch * merge */
+    SQ_PREPROC_CROP,   /* shortest edge, then the middle: one tile */
+    SQ_PREPROC_ANYRES, /* the whole as one tile, then a grid of tiles */
+    SQ_PREPROC_SQUASH  /* one tile whatever the aspect */
+} sq_preproc_kind;
+
+enum { SQ_MAX_PINPOINTS = 64 };
 
 /* From preprocessor_config.json (and video_preprocessor_config.json), with flags laid over it. */
 typedef struct sq_preproc {
@@ -21,6 +32,15 @@ typedef struct sq_preproc {
     double video_rescale;
     sq_resize_kind image_resize; /* SQ_RESIZE_PILLOW, with the arithmetic of HF's PIL backend */
     sq_resize_kind video_resize; /* SQ_RESIZE_TORCH8: HF has no other for video */
+    sq_preproc_kind kind;
+    /* of the kinds with tiles */
+    int64_t tile;        /* pixels a side */
+    int64_t tile_tokens; /* that the model makes of one */
+    int64_t shortest;    /* edge before the crop */
+    int pad_square;      /* first onto a square of the mean colour */
+    double mean_exact[3];
+    int64_t pinpoints[SQ_MAX_PINPOINTS][2]; /* height and width of the grids, in pixels */
+    int n_pinpoints;
 } sq_preproc;
 
 /* What sq_preproc_load gives for an empty folder, but for fps, which is 2 in both: HF leaves it
@@ -38,6 +58,18 @@ void sq_preproc_default(sq_preproc *out);
  * not implemented (do_resize false, another resample) are SQ_EUNSUPPORTED. */
 sq_status sq_preproc_load(sq_preproc *out, const char *dir, sq_error *err);
 
+/* What a tower of fixed size says of its pictures. */
+typedef struct sq_tile_options {
+    sq_preproc_kind kind;
+    int64_t tile, patch, tile_tokens;
+    int pad;                 /* image_aspect_ratio "pad" */
+    const json_t *pinpoints; /* of config.json, where the processor's file has none */
+} sq_tile_options;
+/* The same for CLIP's, SigLIP's and LLaVA's processors: preprocessor_config.json (VILA:
+ * vision_tower/preprocessor_config.json) or processor_config.json. */
+sq_status sq_preproc_load_tiles(sq_preproc *out, const char *dir, const sq_tile_options *o,
+                                sq_error *err);
+
 /* HF's smart_resize: both sides multiples of factor, area within the limits. */
 sq_status sq_smart_resize(int64_t height, int64_t width, int64_t factor, int64_t min_pixels,
                           int64_t max_pixels, int64_t *out_height, int64_t *out_width,
@@ -48,13 +80,21 @@ typedef struct sq_pixels {
     int is_video;
     int64_t width, height;                 /* of the original */
     int64_t resized_width, resized_height; /* pixels after smart_resize */
-    int64_t grid_t, grid_h, grid_w;        /* in patches; rows of `patches` = their product */
+    int64_t grid_t, grid_h, grid_w;        /* in patches; rows of `patches` = their product; grid_t:
+                                              temporal slots, or tiles */
     int64_t patch_dim;                     /* channels * temporal * patch * patch */
     int64_t tokens;                        /* grid_t * grid_h * grid_w / merge^2 */
     double second_per_grid;                /* temporal_patch_size / sampled fps; 0 for images */
     int64_t frames;                        /* sampled frames, 0 for images */
+    int64_t tile_rows, tile_cols;          /* of the grid behind the first tile; 0: no grid */
     float *patches; /* [rows][patch_dim], order (c, t, y, x) inside a row; sq_free */
 } sq_pixels;
+
+/* The part of a grid of tiles, in patches, that is picture and not padding: [y0, y1) x [x0, x1). */
+typedef struct sq_tile_view {
+    int64_t y0, y1, x0, x1;
+} sq_tile_view;
+sq_tile_view sq_tile_view_of(const sq_pixels *px, int64_t side);
 
 /* Frames to take of `total` at `video_fps` frames a second (Qwen2VLVideoProcessor.sample_frames):
  * *indices [*count] in growing order, sq_free. SQ_EARG when the video has too few frames. */

@@ -113,8 +113,7 @@ static void check_tower(fixture *f, const char *name, const sq_prompt *p) {
         const sq_pixels *px = &p->slots[i].pixels;
         float *got = malloc(t->bytes), *want = floats(t);
         assert_int_equal(t->bytes, (size_t)(px->tokens * f->net->config.dims[SQ_D_HIDDEN]) * 4);
-        must(f, sq_vision_forward(f->net, w, px->patches, px->grid_t, px->grid_h, px->grid_w, got,
-                                  NULL, &f->err));
+        must(f, sq_vision_forward(f->net, w, px, got, NULL, &f->err));
         double e = worst(got, want, t->bytes / 4);
         if (!(e <= 1e-3)) {
             fail_msg("%s %s vision %zu: error %g", f->dir, name, i, e);

@@ -1,0 +1,33 @@
+/* Internal to the vision passes: rows of one picture on their way through the blocks. */
+#ifndef SQ_MODEL_TOWER_H
+#define SQ_MODEL_TOWER_H
+
+#include "model/work.h"
+
+typedef struct sq_tower_run {
+    const sq_net *net;
+    sq_work *w;
+    const sq_tap_sink *sink;
+    int64_t rows, width;
+    int rotary;                  /* w->vcos, w->vsin hold the rows' angles */
+    int64_t *order;              /* Qwen: [rows / merge^2] natural unit of each position */
+    int64_t *windows, n_windows; /* bounds of attention windows in rows: n_windows + 1 */
+    int64_t *slots, n_slots;     /* bounds of what attends in a full block: temporal slots, tiles */
+} sq_tower_run;
+
+/* The scratch that the blocks need for t->rows rows. */
+sq_status sq_tower_reserve(const sq_tower_run *t, sq_error *err);
+/* One block over w->vx in place. */
+sq_status sq_tower_block(const sq_tower_run *t, int64_t layer, sq_error *err);
+
+sq_status sq_tower_tap(const sq_tower_run *t, const sq_linear *l, const float *x, int64_t rows,
+                       int64_t k, sq_error *err);
+/* y rows of x normed, both [rows][n]. */
+void sq_tower_norm(const sq_tower_run *t, float *y, const float *x, int64_t rows, int64_t n,
+                   const sq_norm *norm, float eps);
+void sq_activate(sq_act_kind act, float *x, int64_t n);
+
+sq_status sq_qwen_tower(sq_tower_run *t, const sq_pixels *px, float *out, sq_error *err);
+sq_status sq_vit_tower(sq_tower_run *t, const sq_pixels *px, float *out, sq_error *err);
+
+#endif

@@ -1,0 +1,181 @@
+/* CLIP and SigLIP towers (transformers models/clip, siglip: CLIPVisionTransformer,
+ * SiglipVisionTransformer) over tiles of one size, and the projectors of LLaVA
+ * (LlavaMultiModalProjector) and VILA (base_projector.py). */
+#include <string.h>
+
+#include "model/tower.h"
+
+/* A tile's rows: class token if there is one, then patches, each with its position. */
+static void embed(const sq_tower_run *t, const sq_pixels *px) {
+    const sq_net *n = t->net;
+    int64_t w = t->width, side = sq_config_tile_side(&n->config), cells = side * side;
+    int64_t rows = sq_config_tile_rows(&n->config), dim = px->patch_dim, first = rows - cells;
+    for (int64_t tile = 0; tile < px->grid_t; tile++) {
+        float *x = t->w->vx.data + tile * rows * w;
+        if (first > 0) {
+            memcpy(x, n->class_embed, (size_t)w * sizeof *x);
+        }
+        sq_matmul(&n->patch_embed.weight, px->patches + tile * cells * dim, dim, cells,
+                  n->patch_embed.bias, x + first * w, w);
+        for (int64_t i = 0; i < rows * w; i++) {
+            x[i] += n->v_positions[i];
+        }
+    }
+    if (n->pre_norm.weight != NULL) {
+        float *x = t->w->vx.data;
+        sq_tower_norm(t, x, x, t->rows, w, &n->pre_norm, n->config.v_eps);
+    }
+}
+
+/* Copies the rows after `layer` layers to wherever the selection wants them: feats [rows][n_select
+ * * width]. */
+static void take(const sq_tower_run *t, int64_t layer, float *feats) {
+    const sq_config *c = &t->net->config;
+    int64_t wide = c->n_select * t->width;
+    for (int s = 0; s < c->n_select; s++) {
+        for (int64_t i = 0; c->select[s] == layer && i < t->rows; i++) {
+            memcpy(feats + i * wide + s * t->width, t->w->vx.data + i * t->width,
+                   (size_t)t->width * sizeof *feats);
+        }
+    }
+}
+
+/* Token k of a tile as the projector takes it: one row, or side x side rows next to each other with
+ * zeros beyond the edge. */
+static void gather(const sq_tower_run *t, const float *tile, int64_t k, float *to) {
+    const sq_config *c = &t->net->config;
+    int64_t wide = c->n_select * t->width, side = sq_config_tile_side(c), m = c->merge;
+    if (m == 1) {
+        memcpy(to, tile + (k + c->drop_first) * wide, (size_t)wide * sizeof *to);
+        return;
+    }
+    int64_t cells = (side + m - 1) / m, first = sq_config_tile_rows(c) - side * side;
+    int64_t row = c->column_major ? k % cells : k / cells,
+            col = c->column_major ? k / cells : k % cells;
+    for (int64_t i = 0; i < m * m; i++) {
+        int64_t y = row * m + i / m, x = col * m + i % m;
+        if (y < side && x < side) {
+            memcpy(to + i * wide, tile + (first + y * side + x) * wide, (size_t)wide * sizeof *to);
+        } else {
+            memset(to + i * wide, 0, (size_t)wide * sizeof *to);
+        }
+    }
+}
+
+/* `rows` rows through norms, linears and activations; a and b are scratch of the widest row each.
+ */
+static sq_status project(const sq_tower_run *t, float *a, float *b, int64_t rows, float *out,
+                         sq_error *err) {
+    const sq_net *n = t->net;
+    const sq_config *c = &n->config;
+    const sq_block_rows *p = &c->projector->rows;
+    for (size_t i = 0; i < p->n_linears; i++) {
+        const sq_linear *l = &n->merger.linears[p->linears[i].role];
+        int64_t k = l->weight.k, m = l->weight.n;
+        for (size_t j = 0; j < p->n_norms; j++) {
+            if (p->norms[j].tap == p->linears[i].tap) {
+                sq_tower_norm(t, a, a, rows, k, &n->merger.norms[j], 1e-5f); /* torch's default */
+            }
+        }
+        sq_status st = sq_tower_tap(t, l, a, rows, k, err);
+        if (st != SQ_OK) {
+            return st;
+        }
+        int last = i + 1 == p->n_linears;
+        float *y = last ? out : b;
+        sq_matmul(&l->weight, a, k, rows, l->bias, y, m);
+        if (!last) {
+            sq_activate(c->projector_act, y, rows * m);
+        }
+        b = a;
+        a = y;
+    }
+    return SQ_OK;
+}
+
+/* All tokens of all tiles: out [tiles * tokens][hidden]. */
+static sq_status project_tiles(const sq_tower_run *t, const float *feats, int64_t tiles, float *out,
+                               sq_error *err) {
+    const sq_config *c = &t->net->config;
+    const int64_t *d = c->dims;
+    int64_t tokens = sq_config_tile_tokens(c), in = d[SQ_D_V_MERGED], widest = in;
+    int64_t tile_floats = sq_config_tile_rows(c) * c->n_select * t->width;
+    widest = d[SQ_D_V_MID] > widest ? d[SQ_D_V_MID] : widest;
+    widest = d[SQ_D_V_OUT] > widest ? d[SQ_D_V_OUT] : widest;
+    float *a = sq_alloc((size_t)tokens, (size_t)widest * sizeof *a, "vision activations", err);
+    float *b = sq_alloc((size_t)tokens, (size_t)widest * sizeof *b, "vision activations", err);
+    sq_status st = a == NULL || b == NULL ? SQ_ENOMEM : SQ_OK;
+    for (int64_t i = 0; st == SQ_OK && i < tiles; i++) {
+        for (int64_t k = 0; k < tokens; k++) {
+            gather(t, feats + i * tile_floats, k, a + k * in);
+        }
+        st = project(t, a, b, tokens, out + i * tokens * d[SQ_D_V_OUT], err);
+    }
+    sq_free(a);
+    sq_free(b);
+    return st;
+}
+
+/* LlavaNextModel.pack_image_features: the whole picture's tokens, then the tiles' grid without its
+ * padding, a newline behind each row. */
+static void pack(const sq_net *n, const sq_pixels *px, const float *tiles, float *out) {
+    int64_t side = sq_config_tile_side(&n->config), hid = n->config.dims[SQ_D_V_OUT];
+    int64_t cells = side * side;
+    sq_tile_view v = sq_tile_view_of(px, side);
+    size_t row = (size_t)hid * sizeof *out;
+    memcpy(out, tiles, (size_t)cells * row);
+    out += cells * hid;
+    for (int64_t y = v.y0; y < v.y1; y++) {
+        for (int64_t x = v.x0; x < v.x1; x++, out += hid) {
+            int64_t tile = 1 + y / side * px->tile_cols + x / side;
+            memcpy(out, tiles + (tile * cells + y % side * side + x % side) * hid, row);
+        }
+        memcpy(out, n->newline, row);
+        out += hid;
+    }
+}
+
+sq_status sq_vit_tower(sq_tower_run *t, const sq_pixels *px, float *out, sq_error *err) {
+    const sq_net *n = t->net;
+    const sq_config *c = &n->config;
+    int64_t rows = sq_config_tile_rows(c), tiles = px->grid_t;
+    if (tiles < 1 || px->grid_h != sq_config_tile_side(c) || px->grid_w != px->grid_h) {
+        return sq_fail(err, SQ_EARG, "no such tiles for this model; got %lld of %lld x %lld",
+                       (long long)tiles, (long long)px->grid_h, (long long)px->grid_w);
+    }
+    int packed = px->tile_cols > 0;
+    sq_arena a = {0};
+    float *feats = NULL, *all = NULL;
+    sq_status st = SQ_ENOMEM;
+    t->rows = tiles * rows;
+    t->n_slots = tiles;
+    t->slots = sq_arena_alloc(&a, (size_t)tiles + 1, sizeof *t->slots, err);
+    feats = sq_alloc_raw((size_t)t->rows, (size_t)(c->n_select * t->width) * sizeof *feats,
+                         "vision features", err);
+    if (packed) {
+        all = sq_alloc_raw((size_t)(tiles * sq_config_tile_tokens(c)),
+                           (size_t)c->dims[SQ_D_V_OUT] * sizeof *all, "vision features", err);
+    }
+    if (t->slots == NULL || feats == NULL || (packed && all == NULL)) {
+        goto fail;
+    }
+    for (int64_t i = 0; i <= tiles; i++) {
+        t->slots[i] = i * rows;
+    }
+    SQ_TRY(sq_tower_reserve(t, err));
+    embed(t, px);
+    for (int64_t l = 0; l < c->v_layers; l++) {
+        take(t, l, feats);
+        SQ_TRY(sq_tower_block(t, l, err));
+    }
+    take(t, c->v_layers, feats);
+    SQ_TRY(project_tiles(t, feats, tiles, packed ? all : out, err));
+    if (packed) {
+        pack(n, px, all, out);
+    }
+fail:
+    sq_free(feats);
+    sq_free(all);
+    sq_arena_free(&a);
+    return st;
+}
