@@ -14,8 +14,10 @@
 #include "model/sequence.h"
 
 static const char *const models[] = {
-    "qwen25vl-nested-f32", "qwen25vl-flat-bf16", "qwen2vl-flat-f16",
-    "qwen2vl-nested-f32",  "qwen2-text-f32",     "llama-llama3-f32",
+    "qwen25vl-nested-f32", "qwen25vl-flat-bf16",     "qwen2vl-flat-f16", "qwen2vl-nested-f32",
+    "qwen2-text-f32",      "llama-llama3-f32",       "llava-clip-f16",   "llava-siglip-bf16",
+    "llavanext-clip-f32",  "llavanext-mistral-bf16", "llama-linear-f16", "llama-stories-bf16",
+    "smollm2-like-bf16",   "qwen25-untied-bf16",     "vlmr1-bf16",
 };
 
 typedef struct fixture {
@@ -103,6 +105,29 @@ static void check_prompt(fixture *f, const char *name, const sq_prompt *p) {
     ints_equal(&delta, expected(f, name, "rope_delta"), 1);
 }
 
+/* The processor's pixel_values [tiles][3][side][side] against the rows of patches (c, y, x). */
+static void check_tiles(fixture *f, const char *name, size_t i, const sq_pixels *px) {
+    char key[256];
+    snprintf(key, sizeof key, "%s.tiles.%zu", name, i);
+    const sq_tensor *t = sq_checkpoint_find(f->expected, key);
+    if (t == NULL) {
+        return; /* Qwen's patches: test_preprocess */
+    }
+    int64_t side = t->shape[3], p = f->net->config.patch, cells = px->grid_h * px->grid_w, off = 0;
+    float *want = floats(t);
+    assert_int_equal(t->shape[0], px->grid_t);
+    for (int64_t r = 0; r < px->grid_t * cells; r++) {
+        for (int64_t k = 0; k < px->patch_dim; k++) {
+            int64_t c = k / (p * p), y = r % cells / px->grid_w * p + k / p % p,
+                    x = r % px->grid_w * p + k % p;
+            float w = want[((r / cells * 3 + c) * side + y) * side + x];
+            off += !(fabsf(px->patches[r * px->patch_dim + k] - w) <= 1e-5f);
+        }
+    }
+    free(want);
+    assert_int_equal(off, 0);
+}
+
 static void check_tower(fixture *f, const char *name, const sq_prompt *p) {
     sq_work *w;
     must(f, sq_work_open(&w, f->net, &f->err));
@@ -112,6 +137,7 @@ static void check_tower(fixture *f, const char *name, const sq_prompt *p) {
         const sq_tensor *t = expected(f, name, what);
         const sq_pixels *px = &p->slots[i].pixels;
         float *got = malloc(t->bytes), *want = floats(t);
+        check_tiles(f, name, i, px);
         assert_int_equal(t->bytes, (size_t)(px->tokens * f->net->config.dims[SQ_D_HIDDEN]) * 4);
         must(f, sq_vision_forward(f->net, w, px, got, NULL, &f->err));
         double e = worst(got, want, t->bytes / 4);
