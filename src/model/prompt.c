@@ -1,12 +1,16 @@
 /* Chat messages -> token ids, pictures and positions, as transformers' processors do
  * (processing_qwen2_vl.py, processing_qwen2_5_vl.py): one placeholder in the template stands for a
  * picture and is repeated as often as the picture has merged tokens. */
-#include "model/prompt.h"
+#include "model/media.h"
 
 #include <string.h>
 
 #include "base/json.h"
 #include "format/source.h"
+
+/* Frames that a model of tiles takes from a video whose config does not say (VILA's default), and
+ * what stands for a picture where the tokenizer has no token for it (VILA's IMAGE_TOKEN_INDEX). */
+enum { DEFAULT_FRAMES = 8, MARK = -200 };
 
 static const char *special_text(const json_t *cfg, const char *key) {
     const json_t *v = json_object_get(cfg, key);
@@ -97,88 +101,6 @@ void sq_prompt_free(sq_prompt *p) {
     *p = (sq_prompt){0};
 }
 
-/* ---- media of the messages ---- */
-
-typedef struct media {
-    const char *path; /* borrowed from the messages */
-    int is_video;
-} media;
-
-typedef struct media_list {
-    media *items;
-    size_t n, cap;
-} media_list;
-
-static const char *media_path(const json_t *part, const char *kind) {
-    const json_t *v = json_object_get(part, kind);
-    if (v == NULL) {
-        v = json_object_get(part, "path");
-    }
-    if (v == NULL) {
-        v = json_object_get(part, "url");
-    }
-    const char *s = json_is_string(v) ? json_string_value(v) : NULL;
-    return s != NULL && strncmp(s, "file://", 7) == 0 ? s + 7 : s;
-}
-
-static sq_status add_part(media_list *l, const json_t *part, size_t turn, sq_error *err) {
-    const char *type = sq_json_str(part, "type", "");
-    int video = strcmp(type, "video") == 0;
-    if (!video && strcmp(type, "image") != 0) {
-        if (strcmp(type, "text") == 0 && json_is_string(json_object_get(part, "text"))) {
-            return SQ_OK;
-        }
-        return sq_fail(
-            err, SQ_EARG,
-            "message %zu: content part of type '%s'; wanted text (with a string), image or "
-            "video",
-            turn + 1, type);
-    }
-    const char *path = media_path(part, type);
-    if (path == NULL) {
-        return sq_fail(err, SQ_EARG,
-                       "message %zu: the %s part has no path; wanted \"%s\": \"FILE\"", turn + 1,
-                       type, type);
-    }
-    if (l->n == l->cap) {
-        void *p = l->items;
-        size_t cap = l->cap == 0 ? 8 : 2 * l->cap;
-        sq_status st = sq_grow(&p, l->n * sizeof *l->items, cap, sizeof *l->items, "pictures", err);
-        if (st != SQ_OK) {
-            return st;
-        }
-        l->items = p;
-        l->cap = cap;
-    }
-    l->items[l->n++] = (media){path, video};
-    return SQ_OK;
-}
-
-static sq_status collect(media_list *l, const json_t *messages, sq_error *err) {
-    if (!json_is_array(messages) || json_array_size(messages) == 0) {
-        return sq_fail(err, SQ_EARG, "messages: wanted a non-empty JSON array");
-    }
-    size_t i, k;
-    json_t *m, *part;
-    json_array_foreach(messages, i, m) {
-        const json_t *content = json_object_get(m, "content");
-        if (!json_is_string(json_object_get(m, "role")) ||
-            (!json_is_string(content) && !json_is_array(content))) {
-            return sq_fail(
-                err, SQ_EARG,
-                "message %zu: wanted {\"role\": …, \"content\": a string or an array of parts}",
-                i + 1);
-        }
-        json_array_foreach(content, k, part) {
-            sq_status st = add_part(l, part, i, err);
-            if (st != SQ_OK) {
-                return st;
-            }
-        }
-    }
-    return SQ_OK;
-}
-
 /* Template variables: texts of one part lists stay as they are; the template decides. */
 static sq_status render(const sq_frontend *f, const json_t *messages, int generation, sq_buf *out,
                         sq_error *err) {
@@ -198,72 +120,46 @@ static sq_status render(const sq_frontend *f, const json_t *messages, int genera
 
 /* ---- placeholders ---- */
 
-static uint64_t hash_bytes(const void *p, size_t n) {
-    const unsigned char *s = p;
-    uint64_t h = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < n; i++) {
-        h = (h ^ s[i]) * 0x100000001b3u;
-    }
-    return h;
-}
-
 static int32_t token_of(const sq_frontend *f, int is_video) {
     const sq_config *c = f->config;
     int32_t id = is_video ? c->video_token : c->image_token;
     const char *name = is_video ? c->arch->video_token : c->arch->image_token;
-    return id >= 0 || name == NULL ? id : sq_tokenizer_id(f->tokenizer, name);
+    if (id < 0 && name != NULL) {
+        id = sq_tokenizer_id(f->tokenizer, name);
+    }
+    return id < 0 && !is_video ? MARK : id;
 }
 
-static sq_status too_long(const sq_frontend *f, int64_t tokens, sq_error *err) {
+/* Ids of the rendered text. Where a picture's mark is no token, the text around it is encoded piece
+ * by piece, as VILA's tokenizer_image_token does. */
+static sq_status encode(const sq_frontend *f, const sq_buf *text, int marks, sq_ids *out,
+                        sq_error *err) {
+    const char *s = text->data == NULL ? "" : text->data, *end = s + text->len;
+    const char *mark = f->config->arch->image_token;
+    sq_status st = SQ_OK;
+    marks = marks && token_of(f, 0) == MARK;
+    while (st == SQ_OK && s <= end) {
+        const char *at = marks ? memmem(s, (size_t)(end - s), mark, strlen(mark)) : NULL;
+        size_t n = (size_t)((at == NULL ? end : at) - s);
+        st = sq_tokenizer_encode(f->tokenizer, s, n, 0, 0, out, err);
+        if (at == NULL) {
+            break;
+        }
+        if (st == SQ_OK) {
+            st = sq_ids_push(out, MARK, err);
+        }
+        s = at + strlen(mark);
+    }
+    return st;
+}
+
+sq_status sq_prompt_too_long(const sq_frontend *f, int64_t tokens, sq_error *err) {
     sq_fail(err, SQ_ELIMIT,
             "the prompt is longer than the model's positions; got %lld tokens, wanted at "
             "most %lld",
             (long long)tokens, (long long)f->config->max_positions);
     sq_hint(err, "shorten the text, use fewer or smaller pictures (--image-max-tokens)");
     return SQ_ELIMIT;
-}
-
-/* Sizes every picture from its header, so that a prompt that cannot fit is refused before any
- * decoding. */
-static sq_status check_sizes(const sq_frontend *f, const media_list *l, const char *base,
-                             int64_t words, sq_error *err) {
-    int64_t total = words;
-    sq_arena a = {0};
-    sq_status st = SQ_OK;
-    for (size_t i = 0; st == SQ_OK && i < l->n; i++) {
-        sq_pixels px = {0};
-        char *path = sq_path_join(&a, base, l->items[i].path, err);
-        if (path == NULL) {
-            st = SQ_ENOMEM;
-        } else if (!l->items[i].is_video) {
-            st = sq_pixels_plan_image(&px, &f->preproc, path, err);
-            total += px.tokens - 1;
-            sq_pixels_free(&px);
-        }
-    }
-    if (st == SQ_OK && total > f->config->max_positions) {
-        st = too_long(f, total, err);
-    }
-    sq_arena_free(&a);
-    return st;
-}
-
-static sq_status load(const sq_frontend *f, const media *m, const char *base, sq_slot *slot,
-                      sq_error *err) {
-    sq_arena a = {0};
-    char *path = sq_path_join(&a, base, m->path, err);
-    sq_status st = path == NULL  ? SQ_ENOMEM
-                   : m->is_video ? sq_pixels_video_file(&slot->pixels, &f->preproc, path, err)
-                                 : sq_pixels_image_file(&slot->pixels, &f->preproc, path, err);
-    sq_arena_free(&a);
-    if (st == SQ_OK) {
-        const sq_pixels *p = &slot->pixels;
-        slot->count = p->tokens;
-        slot->hash =
-            hash_bytes(p->patches, (size_t)(p->grid_t * p->grid_h * p->grid_w * p->patch_dim) *
-                                       sizeof *p->patches);
-    }
-    return st;
 }
 
 static sq_status append_ids(sq_ids *ids, int32_t id, int64_t count, sq_error *err) {
@@ -291,7 +187,7 @@ sq_status sq_prompt_append(sq_prompt *p, int32_t id, sq_error *err) {
 }
 
 /* Index of the next picture of this kind at or after `from`; n when there is none. */
-static size_t next_of(const media_list *l, int is_video, size_t from) {
+static size_t next_of(const sq_media_list *l, int is_video, size_t from) {
     while (from < l->n && l->items[from].is_video != is_video) {
         from++;
     }
@@ -299,7 +195,7 @@ static size_t next_of(const media_list *l, int is_video, size_t from) {
 }
 
 static sq_status expand(sq_prompt *out, const sq_frontend *f, const sq_ids *raw,
-                        const media_list *l, const char *base, sq_error *err) {
+                        const sq_media_list *l, const char *base, sq_error *err) {
     size_t at[2] = {next_of(l, 0, 0), next_of(l, 1, 0)};
     int32_t pad[2] = {token_of(f, 0), token_of(f, 1)};
     sq_status st = SQ_OK;
@@ -312,7 +208,7 @@ static sq_status expand(sq_prompt *out, const sq_frontend *f, const sq_ids *raw,
             continue;
         }
         sq_slot *slot = &out->slots[out->n_slots++];
-        SQ_TRY(load(f, &l->items[at[kind]], base, slot, err));
+        SQ_TRY(sq_media_load(&l->items[at[kind]], f, base, slot, err));
         at[kind] = next_of(l, kind, at[kind] + 1);
         slot->start = (int64_t)out->ids.len;
         SQ_TRY(append_ids(&out->ids, id, slot->count, err));
@@ -325,7 +221,7 @@ static sq_status expand(sq_prompt *out, const sq_frontend *f, const sq_ids *raw,
             out->n_slots, l->n);
     }
     if ((int64_t)out->ids.len > f->config->max_positions) {
-        return too_long(f, (int64_t)out->ids.len, err);
+        return sq_prompt_too_long(f, (int64_t)out->ids.len, err);
     }
     return SQ_OK;
 fail:
@@ -335,20 +231,20 @@ fail:
 sq_status sq_prompt_messages(sq_prompt *out, const sq_frontend *f, const json_t *messages,
                              const char *base_dir, int add_generation_prompt, sq_error *err) {
     *out = (sq_prompt){0};
-    media_list l = {0};
+    sq_media_list l = {0};
     sq_ids raw = {0};
     sq_buf text = {0};
     const char *base = base_dir == NULL ? "." : base_dir;
     sq_status st;
-    SQ_TRY(collect(&l, messages, err));
+    SQ_TRY(sq_media_collect(&l, f, messages, base, err));
     if (l.n > 0 && f->config->tower == NULL) {
         st = sq_fail(err, SQ_EARG, "'%s' is a text model; it takes no images or videos", f->dir);
         goto fail;
     }
-    SQ_TRY(render(f, messages, add_generation_prompt, &text, err));
-    SQ_TRY(sq_tokenizer_encode(f->tokenizer, text.data == NULL ? "" : text.data, text.len, 0, 0,
-                               &raw, err));
-    SQ_TRY(check_sizes(f, &l, base, (int64_t)raw.len, err));
+    SQ_TRY(
+        render(f, l.messages == NULL ? messages : l.messages, add_generation_prompt, &text, err));
+    SQ_TRY(encode(f, &text, l.n > 0, &raw, err));
+    SQ_TRY(sq_media_check(&l, f, base, (int64_t)raw.len, err));
     if (l.n > 0) {
         out->slots = sq_alloc(l.n, sizeof *out->slots, "pictures", err);
         if (out->slots == NULL) {
@@ -361,7 +257,7 @@ sq_status sq_prompt_messages(sq_prompt *out, const sq_frontend *f, const json_t 
     text.data = NULL;
 fail:
     sq_free(raw.data);
-    sq_free(l.items);
+    sq_media_free(&l);
     sq_buf_free(&text);
     if (st != SQ_OK) {
         sq_prompt_free(out);
@@ -376,7 +272,7 @@ sq_status sq_prompt_text(sq_prompt *out, const sq_frontend *f, const char *text,
     SQ_TRY(sq_tokenizer_encode(f->tokenizer, text, len, 0, 1, &out->ids, err));
     SQ_TRY(sq_positions_text(&out->positions, (int64_t)out->ids.len, err));
     if ((int64_t)out->ids.len > f->config->max_positions) {
-        st = too_long(f, (int64_t)out->ids.len, err);
+        st = sq_prompt_too_long(f, (int64_t)out->ids.len, err);
         goto fail;
     }
     return SQ_OK;
@@ -390,7 +286,7 @@ sq_status sq_prompt_tokens(sq_prompt *out, const sq_frontend *f, const int32_t *
     *out = (sq_prompt){0};
     sq_status st = SQ_OK;
     if ((int64_t)n > f->config->max_positions) {
-        return too_long(f, (int64_t)n, err);
+        return sq_prompt_too_long(f, (int64_t)n, err);
     }
     for (size_t i = 0; i < n; i++) {
         if (ids[i] < 0 || ids[i] >= f->config->dims[SQ_D_VOCAB]) {

@@ -50,10 +50,13 @@ sq_status sq_sample_frames(const sq_preproc *p, int64_t total, double video_fps,
     *indices = NULL;
     *count = 0;
     double t = (double)p->temporal_patch_size, n = (double)total;
+    int even = p->kind != SQ_PREPROC_QWEN;
     if (total < 1) {
         return sq_fail(err, SQ_EFORMAT, "frames of the video; got none, wanted at least one");
     }
-    if (p->num_frames > 0) {
+    if (even) {
+        n = (double)(p->num_frames < total ? p->num_frames : total);
+    } else if (p->num_frames > 0) {
         n = rint((double)p->num_frames / t) * t;
     } else if (p->fps > 0) {
         if (!(video_fps > 0)) {
@@ -73,9 +76,10 @@ sq_status sq_sample_frames(const sq_preproc *p, int64_t total, double video_fps,
     if (*indices == NULL) {
         return SQ_ENOMEM;
     }
-    double step = (double)total / n;
+    double step = even ? (double)(total - 1) / fmax(n - 1, 1) : (double)total / n;
     for (*count = 0; *count < (int64_t)n; ++*count) {
-        (*indices)[*count] = (int64_t)(float)((double)*count * step);
+        double at = (double)*count * step;
+        (*indices)[*count] = (int64_t)(even ? rint(at) : (double)(float)at);
     }
     return SQ_OK;
 }

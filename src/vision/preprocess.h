@@ -62,6 +62,7 @@ sq_status sq_preproc_load(sq_preproc *out, const char *dir, sq_error *err);
 typedef struct sq_tile_options {
     sq_preproc_kind kind;
     int64_t tile, patch, tile_tokens;
+    int64_t num_frames;      /* taken from a video */
     int pad;                 /* image_aspect_ratio "pad" */
     const json_t *pinpoints; /* of config.json, where the processor's file has none */
 } sq_tile_options;
@@ -96,7 +97,8 @@ typedef struct sq_tile_view {
 } sq_tile_view;
 sq_tile_view sq_tile_view_of(const sq_pixels *px, int64_t side);
 
-/* Frames to take of `total` at `video_fps` frames a second (Qwen2VLVideoProcessor.sample_frames):
+/* Frames to take of `total` at `video_fps` frames a second (Qwen2VLVideoProcessor.sample_frames;
+ * for kinds with tiles num_frames of them evenly from first to last, VILA's utils/media.py):
  * *indices [*count] in growing order, sq_free. SQ_EARG when the video has too few frames. */
 sq_status sq_sample_frames(const sq_preproc *p, int64_t total, double video_fps, int64_t **indices,
                            int64_t *count, sq_error *err);
@@ -110,6 +112,10 @@ sq_status sq_pixels_image_file(sq_pixels *out, const sq_preproc *p, const char *
  * last frame. Files that end early or decode with errors are SQ_EFORMAT. */
 sq_status sq_pixels_video_file(sq_pixels *out, const sq_preproc *p, const char *path,
                                sq_error *err);
+/* The same frames as pictures, for models that take a video as pictures: *frames [*count], each to
+ * be freed by sq_image_free, the list by sq_free. */
+sq_status sq_video_frames(sq_image **frames, int64_t *count, const sq_preproc *p, const char *path,
+                          sq_error *err);
 /* Grid and token count alone, before any pixel is decoded (patches stays NULL). */
 sq_status sq_pixels_plan_image(sq_pixels *out, const sq_preproc *p, const char *path,
                                sq_error *err);

@@ -265,6 +265,7 @@ sq_status sq_preproc_load_tiles(sq_preproc *out, const char *dir, const sq_tile_
     out->tile_tokens = o->tile_tokens;
     out->patch_size = o->patch;
     out->merge_size = out->temporal_patch_size = 1;
+    out->num_frames = o->num_frames;
     for (int c = 0; o->kind == SQ_PREPROC_SQUASH && c < 3; c++) {
         out->mean[c] = out->std[c] = 0.5f;
     }

@@ -327,20 +327,44 @@ static sq_status convert(clip *c, sq_image *out) {
     return st == SQ_OK ? sq_image_orient(out, c->orientation, c->err) : st;
 }
 
-/* Where the frames of one video go. */
+/* Where the frames of one video go: into the patches of `out`, or one picture each. */
 typedef struct sink {
     sq_pixels *out;
+    sq_image *frames; /* [count], when they are wanted apart */
     const sq_preproc *p;
     sq_value_lut lut;
     int64_t count; /* frames that will come */
 } sink;
 
+/* The k-th of the frames taken as a picture of its own. */
+static sq_status keep_frame(sink *s, sq_image *im, int64_t k, sq_error *err) {
+    if (k == 0) {
+        s->frames = sq_alloc((size_t)s->count, sizeof *s->frames, "frames", err);
+        if (s->frames == NULL) {
+            return SQ_ENOMEM;
+        }
+    }
+    s->frames[k] = *im;
+    *im = (sq_image){0};
+    return SQ_OK;
+}
+
+static void drop_frames(sink *s) {
+    for (int64_t i = 0; s->frames != NULL && i < s->count; i++) {
+        sq_image_free(&s->frames[i]);
+    }
+    sq_free(s->frames);
+    s->frames = NULL;
+}
+
 /* The k-th of the frames taken; the first decides the size. */
-static sq_status put_frame(sink *s, const sq_image *im, int64_t k, const char *path,
-                           sq_error *err) {
+static sq_status put_frame(sink *s, sq_image *im, int64_t k, const char *path, sq_error *err) {
     sq_image small = {0};
     const sq_preproc *p = s->p;
     sq_status st;
+    if (s->out == NULL) {
+        return keep_frame(s, im, k, err);
+    }
     if (k == 0) {
         SQ_TRY(sq_pixels_shape(s->out, p, im->width, im->height, s->count, 1, err));
         SQ_TRY(sq_pixels_room(s->out, err));
@@ -402,15 +426,17 @@ static sq_status decode_clip(clip *c, sink *s) {
         if (st != SQ_OK || decoded < 0) {
             return st;
         }
-        sq_pixels_free(s->out);
+        if (s->out != NULL) {
+            sq_pixels_free(s->out);
+        }
+        drop_frames(s);
         c->total = decoded;
     }
     return bad(c, "frames of the video", 0);
 }
 
-static sq_status video_file(sq_pixels *out, const sq_preproc *p, const char *path, sq_error *err) {
+static sq_status video_file(sink *s, const char *path, sq_error *err) {
     clip c = {.path = path, .err = err};
-    sink s = {.out = out, .p = p};
     sq_status st;
     av_log_set_level(AV_LOG_QUIET);
     SQ_TRY(sq_map_open(&c.map, path, err));
@@ -423,9 +449,11 @@ static sq_status video_file(sq_pixels *out, const sq_preproc *p, const char *pat
     }
     SQ_TRY(open_input(&c));
     SQ_TRY(count_frames(&c));
-    SQ_TRY(decode_clip(&c, &s));
-    double rate = (double)s.count / (double)c.total * (c.fps > 0 ? c.fps : 24.0);
-    out->second_per_grid = (double)p->temporal_patch_size / rate;
+    SQ_TRY(decode_clip(&c, s));
+    double rate = (double)s->count / (double)c.total * (c.fps > 0 ? c.fps : 24.0);
+    if (s->out != NULL) {
+        s->out->second_per_grid = (double)s->p->temporal_patch_size / rate;
+    }
 fail:
     close_input(&c);
     sws_freeContext(c.sws);
@@ -436,19 +464,18 @@ fail:
     return st;
 }
 
-static sq_status frame_folder(sq_pixels *out, const sq_preproc *p, const char *dir, sq_error *err) {
+static sq_status frame_folder(sink *s, const char *dir, sq_error *err) {
     sq_arena a = {0};
-    sink s = {.out = out, .p = p};
     char **names;
     size_t n = 0, k = 0;
     sq_status st;
     SQ_TRY(sq_list_dir(&a, dir, &names, &n, err));
     for (size_t i = 0; i < n; i++) {
-        s.count += names[i][0] != '.';
+        s->count += names[i][0] != '.';
     }
-    if (s.count < 1 || s.count > MAX_FILES) {
+    if (s->count < 1 || s->count > MAX_FILES) {
         st = sq_fail(err, SQ_EARG, "%s: frames in the folder; got %lld, wanted 1 to %d", dir,
-                     (long long)s.count, MAX_FILES);
+                     (long long)s->count, MAX_FILES);
         goto fail;
     }
     for (size_t i = 0; i < n; i++) {
@@ -459,26 +486,45 @@ static sq_status frame_folder(sq_pixels *out, const sq_preproc *p, const char *d
         char *path = sq_path_join(&a, dir, names[i], err);
         st = path == NULL ? SQ_ENOMEM : sq_image_load(&im, path, err);
         if (st == SQ_OK) {
-            st = put_frame(&s, &im, (int64_t)k++, path, err);
+            st = put_frame(s, &im, (int64_t)k++, path, err);
         }
         sq_image_free(&im);
         if (st != SQ_OK) {
             goto fail;
         }
     }
-    out->second_per_grid = (double)p->temporal_patch_size / 24.0;
+    if (s->out != NULL) {
+        s->out->second_per_grid = (double)s->p->temporal_patch_size / 24.0;
+    }
 fail:
     sq_arena_free(&a);
     return st;
 }
 
+static sq_status read_frames(sink *s, const char *path, sq_error *err) {
+    return sq_is_dir(path) ? frame_folder(s, path, err) : video_file(s, path, err);
+}
+
 sq_status sq_pixels_video_file(sq_pixels *out, const sq_preproc *p, const char *path,
                                sq_error *err) {
     *out = (sq_pixels){0};
-    sq_status st =
-        sq_is_dir(path) ? frame_folder(out, p, path, err) : video_file(out, p, path, err);
+    sink s = {.out = out, .p = p};
+    sq_status st = read_frames(&s, path, err);
     if (st != SQ_OK) {
         sq_pixels_free(out);
     }
+    return st;
+}
+
+sq_status sq_video_frames(sq_image **frames, int64_t *count, const sq_preproc *p, const char *path,
+                          sq_error *err) {
+    sink s = {.p = p};
+    sq_status st = read_frames(&s, path, err);
+    if (st != SQ_OK) {
+        drop_frames(&s);
+        s.count = 0;
+    }
+    *frames = s.frames;
+    *count = s.count;
     return st;
 }

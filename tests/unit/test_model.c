@@ -10,14 +10,32 @@
 
 #include <cmocka.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "model/sequence.h"
 
 static const char *const models[] = {
-    "qwen25vl-nested-f32", "qwen25vl-flat-bf16",     "qwen2vl-flat-f16", "qwen2vl-nested-f32",
-    "qwen2-text-f32",      "llama-llama3-f32",       "llava-clip-f16",   "llava-siglip-bf16",
-    "llavanext-clip-f32",  "llavanext-mistral-bf16", "llama-linear-f16", "llama-stories-bf16",
-    "smollm2-like-bf16",   "qwen25-untied-bf16",     "vlmr1-bf16",
+    "qwen25vl-nested-f32",
+    "qwen25vl-flat-bf16",
+    "qwen2vl-flat-f16",
+    "qwen2vl-nested-f32",
+    "qwen2-text-f32",
+    "llama-llama3-f32",
+    "llava-clip-f16",
+    "llava-siglip-bf16",
+    "llavanext-clip-f32",
+    "llavanext-mistral-bf16",
+    "llama-linear-f16",
+    "llama-stories-bf16",
+    "smollm2-like-bf16",
+    "qwen25-untied-bf16",
+    "vlmr1-bf16",
+    "vila15-llama",
+    "vila-3x3",
+    "gguf-llama",
+    "llama2c-v0",
+    "llama2c-v1",
+    "llama2c-v2",
 };
 
 typedef struct fixture {
@@ -40,8 +58,14 @@ static void open_fixture(fixture *f, const char *name) {
     char path[600];
     *f = (fixture){0};
     snprintf(f->dir, sizeof f->dir, "%s/tests/golden/models/%s", getenv("SQ_TEST_ROOT"), name);
-    must(f, sq_net_open(&f->net, f->dir, &f->err));
-    must(f, sq_frontend_open(&f->front, f->dir, &f->net->config, &f->err));
+    static const char *const files[] = {"model.gguf", "model.bin", "."};
+    for (size_t i = 0; f->net == NULL; i++) {
+        snprintf(path, sizeof path, "%s/%s", f->dir, files[i]);
+        if (sq_file_exists(path)) {
+            must(f, sq_net_open(&f->net, path, &f->err));
+            must(f, sq_frontend_open(&f->front, path, &f->net->config, &f->err));
+        }
+    }
     snprintf(path, sizeof path, "%s/expected.safetensors", f->dir);
     must(f, sq_checkpoint_open(&f->expected, path, &f->err));
     snprintf(path, sizeof path, "%s/expected.json", f->dir);

@@ -373,8 +373,31 @@ static void out_of_memory(void **state) {
     json_decref(root);
 }
 
+/* SentencePiece's own file: ids as its library gives them. */
+static void sentencepiece_model(void **state) {
+    (void)state;
+    json_t *cases = load("spm/cases", ".json");
+    sq_tokenizer *t = NULL;
+    sq_error err = {0};
+    size_t i, bad = 0;
+    json_t *c;
+    if (sq_tokenizer_open(&t, golden("spm", ""), &err) != SQ_OK) {
+        fail_msg("%s", err.text);
+    }
+    json_array_foreach(cases, i, c) {
+        const json_t *text = json_object_get(c, "text");
+        bad += check_ids(t, "spm", i, json_string_value(text), json_string_length(text), 0, 0,
+                         json_object_get(c, "ids"));
+    }
+    assert_int_equal(bad, 0);
+    assert_true(i > 70);
+    sq_tokenizer_close(&t);
+    json_decref(cases);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sentencepiece_model),
         cmocka_unit_test(every_style),   cmocka_unit_test(lookups),
         cmocka_unit_test(config_names),  cmocka_unit_test(stream_and_size),
         cmocka_unit_test(hostile),       cmocka_unit_test(hostile_files),
