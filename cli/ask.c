@@ -33,11 +33,31 @@ static json_t *from_file(const char *verb, const char *path, char **base, int *s
         *status = EXIT_INPUT;
         return NULL;
     }
-    json_incref(list);
-    json_decref(v);
     const char *slash = strrchr(path, '/');
     *base = slash == NULL ? NULL : strndup(path, (size_t)(slash - path) + 1);
-    return list;
+    return v; /* an object's other keys are variables of the template */
+}
+
+int cli_chat_template(const char *verb, const cli_ask *a, const char **out, char **owned) {
+    *owned = NULL;
+    *out = a->raw ? "raw" : a->chat_template;
+    FILE *f = *out == NULL || a->raw ? NULL : fopen(*out, "rb");
+    if (f == NULL) {
+        return 1; /* a name; an unknown one is told by the library */
+    }
+    enum { MOST = 4 << 20 };
+    *owned = calloc(1, MOST + 1);
+    size_t n = *owned == NULL ? 0 : fread(*owned, 1, MOST, f);
+    int bad = *owned == NULL || ferror(f) || n == MOST || n == 0;
+    fclose(f);
+    if (bad) {
+        fprintf(stderr, "squint: %s: cannot read the template '%s'\n", verb, *out);
+        free(*owned);
+        *owned = NULL;
+        return 0;
+    }
+    *out = *owned;
+    return 1;
 }
 
 json_t *cli_messages(const char *verb, const cli_ask *a, char **base, int *status) {

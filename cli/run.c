@@ -58,11 +58,14 @@ static void print_json(const sq_result *r, double load_s) {
 #define SAMPLING_OPTIONS(s, stop)                                                                  \
     {"--max-new-tokens", CLI_INT, &(s).max_new_tokens, "N  tokens of the answer at most (512)"},   \
         {"--temperature", CLI_REAL, &(s).temperature, "T  0 is greedy (0)"},                       \
-        {"--top-p", CLI_REAL, &(s).top_p, "P  smallest set of tokens with this probability"},      \
-        {"--top-k", CLI_INT, &(s).top_k, "K  the K likeliest tokens"},                             \
+        {"--top-p", CLI_REAL, &(s).top_p,                                                          \
+         "P  smallest set of tokens with this probability; 1 is off (generation_config.json's)"},  \
+        {"--top-k", CLI_INT, &(s).top_k,                                                           \
+         "K  the K likeliest tokens; -1 is off (generation_config.json's)"},                       \
         {"--min-p", CLI_REAL, &(s).min_p,                                                          \
          "P  at least this share of the likeliest's probability"},                                 \
-        {"--repetition-penalty", CLI_REAL, &(s).repetition_penalty, "R  1 is none"},               \
+        {"--repetition-penalty", CLI_REAL, &(s).repetition_penalty,                                \
+         "R  1 is none (generation_config.json's)"},                                               \
         {"--seed", CLI_INT, &(s).seed, "N  of the sampling"}, {                                    \
         "--stop", CLI_LIST, &(stop), "TEXT  ends the answer; may be given again"                   \
     }
@@ -84,9 +87,14 @@ int verb_run(int argc, char **argv) {
     if (status >= 0) {
         return status;
     }
-    char *base, *text = NULL;
+    char *base, *text = NULL, *tmpl;
+    sq_input input = {0};
+    if (!cli_chat_template("run", &ask, &input.chat_template, &tmpl)) {
+        return EXIT_INPUT;
+    }
     json_t *messages = cli_messages("run", &ask, &base, &status);
     if (messages == NULL) {
+        free(tmpl);
         return status;
     }
     sampling.stop = stop.items;
@@ -101,7 +109,8 @@ int verb_run(int argc, char **argv) {
     }
     if (st == SQ_OK) {
         text = json_dumps(messages, JSON_COMPACT);
-        sq_input input = {.messages = text, .base_dir = base};
+        input.messages = text;
+        input.base_dir = base;
         st = sq_session_generate(session, &input, &sampling, common.json ? NULL : print_piece, NULL,
                                  &result, &err);
         if (common.json && (st == SQ_OK || result.n_tokens > 0)) {
@@ -112,6 +121,7 @@ int verb_run(int argc, char **argv) {
     }
     free(text);
     free(base);
+    free(tmpl);
     json_decref(messages);
     sq_session_close(&session);
     sq_model_close(&model);
@@ -164,9 +174,12 @@ int verb_logits(int argc, char **argv) {
         return cli_usage("logits: wanted -o FILE.safetensors");
     }
     sq_input input = {.text = ask.text, .no_generation_prompt = bare};
-    char *base = NULL, *text = NULL, *report = NULL;
+    char *base = NULL, *text = NULL, *report = NULL, *tmpl = NULL;
     int32_t *ids = NULL;
     json_t *messages = NULL;
+    if (!cli_chat_template("logits", &ask, &input.chat_template, &tmpl)) {
+        return EXIT_INPUT;
+    }
     if (ask.tokens != NULL) {
         ids = parse_tokens(ask.tokens, &input.n_tokens);
         if (input.n_tokens == 0) {
@@ -193,6 +206,7 @@ int verb_logits(int argc, char **argv) {
     }
     status = cli_report(&common, report, st, &err, show_logits);
     free(ids);
+    free(tmpl);
     free(text);
     free(base);
     json_decref(messages);

@@ -48,22 +48,26 @@ SQ_API int64_t sq_model_vocab(const sq_model *model);
 SQ_API int64_t sq_model_max_positions(const sq_model *model);
 SQ_API double sq_model_load_seconds(const sq_model *model);
 
-/* What is said: exactly one of messages (JSON array of cli.md's form), text (no template) or
- * tokens. */
+/* What is said: exactly one of messages (JSON array of cli.md's form, or an object that holds it as
+ * "messages" beside more template variables such as "tools"), text (no template) or tokens. */
 typedef struct sq_input {
     const char *messages, *text;
     const int32_t *tokens;
     size_t n_tokens;
-    const char *base_dir;     /* paths in messages are relative to it; NULL: current folder */
-    int no_generation_prompt; /* leave out the assistant's header at the end */
+    const char *base_dir;      /* paths in messages are relative to it; NULL: current folder */
+    const char *chat_template; /* NULL: the checkpoint's; "raw": contents alone; "builtin", a name
+                                  (chatml, llama-2, llama-3, vicuna, llava, mistral, qwen-vl) or
+                                  Jinja text */
+    int no_generation_prompt;  /* leave out the assistant's header at the end */
 } sq_input;
 
 typedef struct sq_sampling {
-    int64_t max_new_tokens;    /* <= 0: 512 */
+    int64_t max_new_tokens; /* <= 0: 512 */
+    /* 0 takes generation_config.json's value, where it has one, except for the temperature */
     double temperature;        /* 0: greedy */
-    double top_p, min_p;       /* 0: off */
-    int64_t top_k;             /* 0: off */
-    double repetition_penalty; /* 0 or 1: off */
+    double top_p, min_p;       /* top_p 1, min_p < 0: off */
+    int64_t top_k;             /* < 0: off */
+    double repetition_penalty; /* 1: off */
     uint64_t seed;
     const char *const *stop; /* stop strings, n_stop of them */
     size_t n_stop;

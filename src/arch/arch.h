@@ -166,13 +166,17 @@ typedef struct sq_arch {
     const char *text_key, *vision_key; /* of the nested configs */
     const char *newline;               /* vector after each row of tiles, or NULL */
     const char *image_token, *video_token, *vision_start, *vision_end;
-    const char *builtin_template;   /* Jinja, when the checkpoint has none */
+    const char *builtin_template;   /* by name, when the checkpoint has none */
+    const char *raw_template;       /* contents alone, pictures as the family marks them */
     const char *const *keep;        /* regexes of modules that stay in high precision by default */
     const char *const *superfluous; /* prefixes of tensors that a file may have and nobody needs */
 } sq_arch;
 
 /* The family of a config's model_type; NULL when unknown. */
 const sq_arch *sq_arch_find(const char *model_type);
+/* A built-in chat template's Jinja by its name: chatml, qwen-vl, llama-2, llama-3, vicuna, llava,
+ * mistral, raw, raw-qwen-vl; NULL when there is none. */
+const char *sq_arch_template(const char *name);
 size_t sq_arch_count(void);
 const sq_arch *sq_arch_at(size_t i);
 

@@ -7,10 +7,6 @@ static const sq_norm_row norms[] = SQ_DECODER_NORMS;
 static const sq_fold_row folds[] = SQ_DECODER_FOLDS;
 static const char *const keep[] = {"lm_head", NULL};
 
-#define CHATML                                                                                     \
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] "       \
-    "}}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-
 /* LlamaConfig's and MistralConfig's class defaults: the published LLaVA-1.5 relies on them. */
 #define LLAMA_DEFAULTS                                                                             \
     "{\"vocab_size\": 32000, \"hidden_size\": 4096, \"intermediate_size\": 11008, "                \
@@ -63,6 +59,6 @@ const sq_arch sq_arch_qwen2 = {
     .final_norm = "model.norm",
     .head = "lm_head",
     .text = {qwen2_linears, 7, norms, 2, folds, 4, 4},
-    .builtin_template = CHATML,
+    .builtin_template = "chatml",
     .keep = keep,
 };

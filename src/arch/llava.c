@@ -96,30 +96,6 @@ static const char *const superfluous[] = {"vision_tower.encoder.layers.",
                                           "vision_tower.post_layernorm.", "vision_tower.head.",
                                           "vision_tower.embeddings.position_ids", NULL};
 
-#define LLAVA_TEMPLATE                                                                             \
-    "{% for message in messages %}{% if message['role'] != 'system' %}"                            \
-    "{{ message['role'].upper() + ': '}}{% endif %}{% if message['content'] is string %}"          \
-    "{{ message['content'] + ' ' }}{% else %}{% for content in message['content'] | "              \
-    "selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}{% for content in "     \
-    "message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' ' }}"     \
-    "{% endfor %}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif " \
-    "%}"
-
-#define PARTS                                                                                      \
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"                      \
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n"                \
-    "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
-
-/* vicuna_v1 of VILA's conversation.py. */
-#define VILA_TEMPLATE                                                                              \
-    "{{ bos_token }}{% if messages[0]['role'] != 'system' %}A chat between a curious user and an " \
-    "artificial intelligence assistant. The assistant gives helpful, detailed, and polite "        \
-    "answers "                                                                                     \
-    "to the user's questions. {% endif %}{% for message in messages %}"                            \
-    "{% if message['role'] == 'user' %}USER: " PARTS " {% elif message['role'] == 'assistant' %}"  \
-    "ASSISTANT: " PARTS "</s>{% else %}" PARTS " {% endif %}{% endfor %}"                          \
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-
 #define COMMON .towers = towers, .image_token = "<image>", .keep = keep, .superfluous = superfluous
 #define NESTED .text_key = "text_config", .vision_key = "vision_config"
 
@@ -130,7 +106,7 @@ const sq_arch sq_arch_llava = {
     NESTED,
     .projectors = llava_projectors,
     .view = SQ_VIEW_CROP,
-    .builtin_template = LLAVA_TEMPLATE,
+    .builtin_template = "llava",
 };
 
 const sq_arch sq_arch_llava_next = {
@@ -141,7 +117,7 @@ const sq_arch sq_arch_llava_next = {
     .projectors = llava_projectors,
     .view = SQ_VIEW_ANYRES,
     .newline = "image_newline",
-    .builtin_template = LLAVA_TEMPLATE,
+    .builtin_template = "llava",
 };
 
 const sq_arch sq_arch_vila = {
@@ -152,5 +128,5 @@ const sq_arch sq_arch_vila = {
     .vision_key = "vision_tower_cfg",
     .projectors = vila_projectors,
     .view = SQ_VIEW_SQUASH,
-    .builtin_template = VILA_TEMPLATE,
+    .builtin_template = "vicuna",
 };

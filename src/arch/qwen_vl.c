@@ -31,17 +31,6 @@ static const sq_linear_row merger_linears[] = {
 static const sq_norm_row merger_norms[] = {{"ln_q", SQ_D_V_WIDTH, -1}};
 static const char *const keep[] = {"lm_head", "re:.*visual\\..*", NULL};
 
-/* The published template's meaning, for a checkpoint that came without its own. */
-#define TEMPLATE                                                                                   \
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"             \
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"                      \
-    "<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}"                     \
-    "{{ message['content'] }}{% else %}{% for part in message['content'] %}"                       \
-    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"                  \
-    "{% elif part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"                \
-    "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"    \
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-
 #define TOWER                                                                                      \
     .kind = SQ_TOWER_QWEN, .eps = 1e-6, .depth_key = "depth", .heads_key = "num_heads",            \
     .patch_embed = "visual.patch_embed.proj", .layer_prefix = "visual.blocks.%d."
@@ -77,7 +66,7 @@ static const sq_projector *const mergers[] = {&merger, NULL};
     .projectors = mergers, .view = SQ_VIEW_QWEN, .text_key = "text_config",                        \
     .vision_key = "vision_config", .image_token = "<|image_pad|>", .video_token = "<|video_pad|>", \
     .vision_start = "<|vision_start|>", .vision_end = "<|vision_end|>",                            \
-    .builtin_template = TEMPLATE, .keep = keep
+    .builtin_template = "qwen-vl", .raw_template = "raw-qwen-vl", .keep = keep
 
 const sq_arch sq_arch_qwen2_vl = {
     .model_type = "qwen2_vl",

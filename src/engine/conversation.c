@@ -263,7 +263,8 @@ sq_status sq_conversation_generate(sq_conversation *c, const sq_input *input,
     if (c->text.data != NULL) {
         c->text.data[0] = '\0';
     }
-    SQ_TRY(sq_sampler_open(&g.sampler, o, c->engine->net->config.dims[SQ_D_VOCAB], err));
+    const sq_config *cfg = &c->engine->net->config;
+    SQ_TRY(sq_sampler_open(&g.sampler, o, cfg->generation, cfg->dims[SQ_D_VOCAB], err));
     SQ_TRY(sq_engine_prompt(c->engine, input, &prompt, err));
     int64_t prompt_tokens = (int64_t)prompt.ids.len;
     double t0 = sq_now();

@@ -25,6 +25,13 @@ static void overlay(sq_preproc *p, const sq_media_options *m) {
     if (m->max_frames > 0) {
         p->max_frames = m->max_frames;
     }
+    if (m->max_frames > 0 && p->num_frames > m->max_frames) {
+        p->num_frames = m->max_frames;
+    }
+    if (m->min_frames > 0 && p->kind != SQ_PREPROC_QWEN && p->num_frames < m->min_frames) {
+        p->num_frames = m->min_frames;
+    }
+    p->video_total_pixels = m->video_total_pixels;
 }
 
 sq_status sq_engine_open(sq_engine **out, const char *path, const sq_media_options *media,
@@ -59,6 +66,30 @@ void sq_engine_close(sq_engine **e) {
     *e = NULL;
 }
 
+/* An array of messages, or an object that holds it beside more template variables (tools, …). */
+static sq_status from_messages(const sq_engine *e, const sq_input *in, sq_prompt *out,
+                               sq_error *err) {
+    json_t *messages = NULL;
+    sq_template *tmpl = NULL;
+    sq_status st;
+    SQ_TRY(sq_json_parse(in->messages, strlen(in->messages), "messages", &messages, err));
+    if (in->chat_template != NULL) {
+        SQ_TRY(sq_prompt_template(&tmpl, &e->front, in->chat_template, err));
+    }
+    int wrapped = json_is_object(messages);
+    sq_rendering how = {.tmpl = tmpl,
+                        .variables = wrapped ? messages : NULL,
+                        .add_generation_prompt = !in->no_generation_prompt,
+                        .post = in->chat_template != NULL && strcmp(in->chat_template, "raw") == 0};
+    st =
+        sq_prompt_render(out, &e->front, wrapped ? json_object_get(messages, "messages") : messages,
+                         in->base_dir, &how, err);
+fail:
+    sq_template_close(&tmpl);
+    json_decref(messages);
+    return st;
+}
+
 sq_status sq_engine_prompt(const sq_engine *e, const sq_input *in, sq_prompt *out, sq_error *err) {
     *out = (sq_prompt){0};
     int given = (in->messages != NULL) + (in->text != NULL) + (in->tokens != NULL);
@@ -72,13 +103,5 @@ sq_status sq_engine_prompt(const sq_engine *e, const sq_input *in, sq_prompt *ou
     if (in->tokens != NULL) {
         return sq_prompt_tokens(out, &e->front, in->tokens, in->n_tokens, err);
     }
-    json_t *messages = NULL;
-    sq_status st = sq_json_parse(in->messages, strlen(in->messages), "messages", &messages, err);
-    if (st == SQ_OK) {
-        const json_t *list =
-            json_is_object(messages) ? json_object_get(messages, "messages") : messages;
-        st = sq_prompt_messages(out, &e->front, list, in->base_dir, !in->no_generation_prompt, err);
-        json_decref(messages);
-    }
-    return st;
+    return from_messages(e, in, out, err);
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/mem.h"
 #include "model/sequence.h"
 
@@ -12,8 +13,23 @@ struct sq_candidate {
     int32_t id;
 };
 
-sq_status sq_sampler_open(sq_sampler *s, const sq_sampling *o, int64_t vocab, sq_error *err) {
-    *s = (sq_sampler){.options = *o, .state = o->seed, .vocab = vocab};
+/* What is not given comes from generation_config.json. */
+static void fill_in(sq_sampling *o, const json_t *dflt) {
+    o->top_p = o->top_p == 0 ? sq_json_num(dflt, "top_p", 0) : o->top_p;
+    o->min_p = o->min_p == 0 ? sq_json_num(dflt, "min_p", 0) : o->min_p;
+    o->top_k = o->top_k == 0 ? sq_json_int(dflt, "top_k", 0) : o->top_k;
+    if (o->repetition_penalty == 0) {
+        o->repetition_penalty = sq_json_num(dflt, "repetition_penalty", 1);
+    }
+    o->top_k = o->top_k < 0 ? 0 : o->top_k;
+    o->min_p = o->min_p < 0 ? 0 : o->min_p;
+}
+
+sq_status sq_sampler_open(sq_sampler *s, const sq_sampling *options, const json_t *dflt,
+                          int64_t vocab, sq_error *err) {
+    *s = (sq_sampler){.options = *options, .state = options->seed, .vocab = vocab};
+    sq_sampling *o = &s->options;
+    fill_in(o, dflt);
     if (!(o->temperature >= 0 && o->temperature <= 100)) {
         return sq_fail(err, SQ_EARG, "temperature out of range; got %g, wanted 0..100",
                        o->temperature);

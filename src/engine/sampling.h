@@ -3,6 +3,8 @@
 #ifndef SQ_ENGINE_SAMPLING_H
 #define SQ_ENGINE_SAMPLING_H
 
+#include <jansson.h>
+
 #include "base/error.h"
 #include "squint/squint.h"
 
@@ -14,8 +16,10 @@ typedef struct sq_sampler {
     int64_t vocab;
 } sq_sampler;
 
-/* Checks the ranges (SQ_EARG) and allocates all that sampling needs. */
-sq_status sq_sampler_open(sq_sampler *s, const sq_sampling *options, int64_t vocab, sq_error *err);
+/* Checks the ranges (SQ_EARG) and allocates all that sampling needs. `dflt` is
+ * generation_config.json or NULL. */
+sq_status sq_sampler_open(sq_sampler *s, const sq_sampling *options, const json_t *dflt,
+                          int64_t vocab, sq_error *err);
 void sq_sampler_close(sq_sampler *s);
 /* history: ids so far, for the repetition penalty. -1 when the logits are not numbers. */
 int32_t sq_sampler_next(sq_sampler *s, const float *logits, const int32_t *history, size_t n);

@@ -67,10 +67,14 @@ sq_status sq_frontend_open(sq_frontend *out, const char *dir, const sq_config *c
         return SQ_ENOMEM;
     }
     SQ_TRY(sq_tokenizer_open(&out->tokenizer, dir, err));
-    SQ_TRY(sq_template_open(&out->tmpl, dir, err));
-    if (out->tmpl == NULL && config->arch->builtin_template != NULL) {
-        SQ_TRY(sq_template_parse(&out->tmpl, config->arch->builtin_template, "built-in template",
-                                 err));
+    /* A template that cannot be read stops only those who ask for it. */
+    if (sq_template_open(&out->tmpl, dir, &out->tmpl_error) == SQ_ENOMEM) {
+        st = sq_fail_nomem(err, "a template", 0);
+        goto fail;
+    }
+    const char *builtin = sq_arch_template(config->arch->builtin_template);
+    if (out->tmpl == NULL && out->tmpl_error.text[0] == '\0' && builtin != NULL) {
+        SQ_TRY(sq_template_parse(&out->tmpl, builtin, "built-in template", err));
     }
     if (config->tower != NULL) {
         SQ_TRY(load_preproc(out, err));
@@ -101,19 +105,50 @@ void sq_prompt_free(sq_prompt *p) {
     *p = (sq_prompt){0};
 }
 
-/* Template variables: texts of one part lists stay as they are; the template decides. */
-static sq_status render(const sq_frontend *f, const json_t *messages, int generation, sq_buf *out,
-                        sq_error *err) {
-    if (f->tmpl == NULL) {
-        return sq_fail(err, SQ_EARG, "'%s' has no chat template and its family has none built in",
-                       f->dir);
+static sq_status no_template(const sq_frontend *f, sq_error *err) {
+    if (f->tmpl_error.text[0] != '\0') {
+        sq_fail(err, f->tmpl_error.status, "%s", f->tmpl_error.text);
+    } else {
+        sq_fail(err, SQ_EARG, "'%s' has no chat template and its family has none built in", f->dir);
     }
-    json_t *vars = json_pack("{s:O, s:b, s:s, s:s}", "messages", messages, "add_generation_prompt",
-                             generation, "bos_token", f->bos_text, "eos_token", f->eos_text);
-    if (vars == NULL) {
+    sq_hint(err, "--raw gives the text as it is; --chat-template FILE or a name (chatml, llama-2, "
+                 "llama-3, vicuna, llava, mistral, qwen-vl) another template");
+    return err == NULL ? SQ_EARG : err->status;
+}
+
+sq_status sq_prompt_template(sq_template **out, const sq_frontend *f, const char *name_or_text,
+                             sq_error *err) {
+    const sq_arch *a = f->config->arch;
+    const char *name = name_or_text, *text = name_or_text;
+    if (strcmp(name, "builtin") == 0) {
+        name = a->builtin_template;
+    } else if (strcmp(name, "raw") == 0 && a->raw_template != NULL) {
+        name = a->raw_template;
+    }
+    const char *known = sq_arch_template(name);
+    if (known == NULL && strchr(text, '{') == NULL) {
+        return sq_fail(err, SQ_EARG,
+                       "no chat template is called '%s'; wanted builtin, raw, chatml, "
+                       "llama-2, llama-3, vicuna, llava, mistral, qwen-vl or Jinja text",
+                       text);
+    }
+    return sq_template_parse(out, known != NULL ? known : text, "chat template", err);
+}
+
+/* Template variables: texts of one part lists stay as they are; the template decides. */
+static sq_status render(const sq_frontend *f, const json_t *messages, const sq_rendering *how,
+                        sq_buf *out, sq_error *err) {
+    const sq_template *tmpl = how->tmpl != NULL ? how->tmpl : f->tmpl;
+    if (tmpl == NULL) {
+        return no_template(f, err);
+    }
+    json_t *vars =
+        json_pack("{s:O, s:b, s:s, s:s}", "messages", messages, "add_generation_prompt",
+                  how->add_generation_prompt, "bos_token", f->bos_text, "eos_token", f->eos_text);
+    if (vars == NULL || json_object_update_missing(vars, (json_t *)(uintptr_t)how->variables) > 0) {
         return sq_fail_nomem(err, "template variables", 0);
     }
-    sq_status st = sq_template_render(f->tmpl, vars, out, err);
+    sq_status st = sq_template_render(tmpl, vars, out, err);
     json_decref(vars);
     return st == SQ_OK && out->failed ? sq_fail_nomem(err, "the prompt", out->len) : st;
 }
@@ -132,7 +167,7 @@ static int32_t token_of(const sq_frontend *f, int is_video) {
 
 /* Ids of the rendered text. Where a picture's mark is no token, the text around it is encoded piece
  * by piece, as VILA's tokenizer_image_token does. */
-static sq_status encode(const sq_frontend *f, const sq_buf *text, int marks, sq_ids *out,
+static sq_status encode(const sq_frontend *f, const sq_buf *text, int marks, int post, sq_ids *out,
                         sq_error *err) {
     const char *s = text->data == NULL ? "" : text->data, *end = s + text->len;
     const char *mark = f->config->arch->image_token;
@@ -141,7 +176,8 @@ static sq_status encode(const sq_frontend *f, const sq_buf *text, int marks, sq_
     while (st == SQ_OK && s <= end) {
         const char *at = marks ? memmem(s, (size_t)(end - s), mark, strlen(mark)) : NULL;
         size_t n = (size_t)((at == NULL ? end : at) - s);
-        st = sq_tokenizer_encode(f->tokenizer, s, n, 0, 0, out, err);
+        st = sq_tokenizer_encode(f->tokenizer, s, n, 0, post, out, err);
+        post = 0; /* BOS goes before the first piece alone */
         if (at == NULL) {
             break;
         }
@@ -230,6 +266,12 @@ fail:
 
 sq_status sq_prompt_messages(sq_prompt *out, const sq_frontend *f, const json_t *messages,
                              const char *base_dir, int add_generation_prompt, sq_error *err) {
+    sq_rendering how = {.add_generation_prompt = add_generation_prompt};
+    return sq_prompt_render(out, f, messages, base_dir, &how, err);
+}
+
+sq_status sq_prompt_render(sq_prompt *out, const sq_frontend *f, const json_t *messages,
+                           const char *base_dir, const sq_rendering *how, sq_error *err) {
     *out = (sq_prompt){0};
     sq_media_list l = {0};
     sq_ids raw = {0};
@@ -241,9 +283,8 @@ sq_status sq_prompt_messages(sq_prompt *out, const sq_frontend *f, const json_t 
         st = sq_fail(err, SQ_EARG, "'%s' is a text model; it takes no images or videos", f->dir);
         goto fail;
     }
-    SQ_TRY(
-        render(f, l.messages == NULL ? messages : l.messages, add_generation_prompt, &text, err));
-    SQ_TRY(encode(f, &text, l.n > 0, &raw, err));
+    SQ_TRY(render(f, l.messages == NULL ? messages : l.messages, how, &text, err));
+    SQ_TRY(encode(f, &text, l.n > 0, how->post, &raw, err));
     SQ_TRY(sq_media_check(&l, f, base, (int64_t)raw.len, err));
     if (l.n > 0) {
         out->slots = sq_alloc(l.n, sizeof *out->slots, "pictures", err);

@@ -11,7 +11,8 @@
 /* Everything that turns words and pictures into a prompt; immutable, opened once a checkpoint. */
 typedef struct sq_frontend {
     sq_tokenizer *tokenizer;
-    sq_template *tmpl; /* the checkpoint's or the family's built-in one; NULL for a base model */
+    sq_template *tmpl;   /* the checkpoint's or the family's built-in one; NULL for a base model */
+    sq_error tmpl_error; /* why the checkpoint's could not be read; told when it is wanted */
     sq_preproc preproc;
     const sq_config *config; /* borrowed */
     char *dir;
@@ -47,6 +48,19 @@ typedef struct sq_prompt {
  */
 sq_status sq_prompt_messages(sq_prompt *out, const sq_frontend *f, const json_t *messages,
                              const char *base_dir, int add_generation_prompt, sq_error *err);
+/* How messages become text, where it is not the checkpoint's way. */
+typedef struct sq_rendering {
+    const sq_template *tmpl;   /* NULL: the checkpoint's */
+    const json_t *variables;   /* an object of more template variables, such as tools; or NULL */
+    int add_generation_prompt; /* the assistant's header at the end */
+    int post;                  /* BOS as the tokenizer's post-processor says */
+} sq_rendering;
+sq_status sq_prompt_render(sq_prompt *out, const sq_frontend *f, const json_t *messages,
+                           const char *base_dir, const sq_rendering *how, sq_error *err);
+/* A template by name (sq_arch_template; "raw" as the family marks pictures; "builtin") or as Jinja
+ * text. */
+sq_status sq_prompt_template(sq_template **out, const sq_frontend *f, const char *name_or_text,
+                             sq_error *err);
 /* Plain text without template (BOS as the post-processor says). */
 sq_status sq_prompt_text(sq_prompt *out, const sq_frontend *f, const char *text, size_t len,
                          sq_error *err);

@@ -117,6 +117,12 @@ sq_status sq_pixels_shape(sq_pixels *out, const sq_preproc *p, int64_t width, in
         hi = hi < share ? hi : share;
         hi = hi > floor_ ? hi : floor_;
     }
+    if (is_video && p->video_total_pixels > 0) {
+        int64_t share = p->video_total_pixels / frames * p->temporal_patch_size;
+        int64_t least = (int64_t)((double)lo * 1.05);
+        share = share > least ? share : least;
+        hi = hi < share ? hi : share;
+    }
     sq_status st =
         sq_smart_resize(height, width, f, lo, hi, &out->resized_height, &out->resized_width, err);
     if (st != SQ_OK) {

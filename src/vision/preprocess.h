@@ -25,9 +25,11 @@ typedef struct sq_preproc {
     int64_t min_frames, max_frames;
     float mean[3], std[3];
     double rescale;
-    int64_t num_frames;       /* frames taken from a video whatever its length; 0 follows fps */
-    int cap_pixels_per_frame; /* a frame's share of max_video_tokens bounds its size */
-    int64_t max_video_tokens; /* as HF's Qwen2VLVideoProcessor */
+    int64_t num_frames;         /* frames taken from a video whatever its length; 0 follows fps */
+    int cap_pixels_per_frame;   /* a frame's share of max_video_tokens bounds its size */
+    int64_t max_video_tokens;   /* as HF's Qwen2VLVideoProcessor */
+    int64_t video_total_pixels; /* of all frames together, as qwen_vl_utils' total_pixels; 0: no
+                                   limit */
     float video_mean[3], video_std[3];
     double video_rescale;
     sq_resize_kind image_resize; /* SQ_RESIZE_PILLOW, with the arithmetic of HF's PIL backend */
