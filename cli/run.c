@@ -16,10 +16,11 @@ static json_t *image_list(const sq_result *r) {
     json_t *list = json_array();
     for (size_t i = 0; i < r->n_images; i++) {
         const sq_image_info *m = &r->images[i];
-        json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:I}", "width", (json_int_t)m->width, "height",
-                              (json_int_t)m->height, "resized_width", (json_int_t)m->resized_width,
-                              "resized_height", (json_int_t)m->resized_height, "tokens",
-                              (json_int_t)m->tokens);
+        json_t *o =
+            json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "width", (json_int_t)m->width, "height",
+                      (json_int_t)m->height, "resized_width", (json_int_t)m->resized_width,
+                      "resized_height", (json_int_t)m->resized_height, "tokens",
+                      (json_int_t)m->tokens, "vision_peak_bytes", (json_int_t)m->peak_bytes);
         if (m->is_video) {
             json_object_set_new(o, "frames", json_integer((json_int_t)m->frames));
             json_object_set_new(o, "second_per_grid", json_real(m->second_per_grid));

@@ -79,6 +79,7 @@ typedef struct sq_image_info {
     int is_video;
     int64_t frames;
     double second_per_grid;
+    size_t peak_bytes; /* that encoding it takes, by the plan's arithmetic */
 } sq_image_info;
 
 /* Valid until the next call on the session. */

@@ -89,6 +89,28 @@ void sq_memory_limit(size_t bytes) { atomic_store(&mem_limit, bytes); }
 size_t sq_memory_used(void) { return atomic_load(&mem_used); }
 void sq_memory_fail_after(long n) { atomic_store(&mem_fail_after, n); }
 
+static size_t system_room(void) {
+    FILE *f = fopen("/proc/meminfo", "r");
+    char line[128];
+    unsigned long long kb;
+    size_t room = SIZE_MAX;
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+        if (sscanf(line, "MemAvailable: %llu kB", &kb) == 1) {
+            room = (size_t)kb * 1024;
+        }
+    }
+    if (f != NULL) {
+        fclose(f);
+    }
+    return room;
+}
+
+size_t sq_memory_room(void) {
+    size_t limit = atomic_load(&mem_limit), used = sq_memory_used(), room = system_room();
+    size_t left = limit == 0 ? SIZE_MAX : limit > used ? limit - used : 0;
+    return left < room ? left : room;
+}
+
 size_t sq_peak_rss(void) {
     struct rusage u;
     return getrusage(RUSAGE_SELF, &u) == 0 ? (size_t)u.ru_maxrss * 1024 : 0;

@@ -32,6 +32,9 @@ char *sq_strdup(const char *s, sq_error *err);
 /* Limit in bytes on what sq_alloc hands out in the whole process; 0 is none. */
 void sq_memory_limit(size_t bytes);
 size_t sq_memory_used(void);
+/* Bytes that may still be had: what is left of the limit, and not more than the system has
+ * available (MemAvailable of /proc/meminfo, where there is one). */
+size_t sq_memory_room(void);
 /* Test hook: the n-th allocation from now fails, once; 0 turns it off. */
 void sq_memory_fail_after(long n);
 /* Peak resident set of this process in bytes. */

@@ -84,7 +84,8 @@ static sq_status remember_slots(sq_conversation *c, const sq_prompt *p, sq_error
                                   .tokens = x->tokens,
                                   .is_video = x->is_video,
                                   .frames = x->frames,
-                                  .second_per_grid = x->second_per_grid};
+                                  .second_per_grid = x->second_per_grid,
+                                  .peak_bytes = sq_vision_peak(&c->engine->net->config, x)};
     }
     sq_free(c->slots);
     sq_free(c->images);

@@ -168,6 +168,20 @@ sq_status sq_media_collect(sq_media_list *l, const sq_frontend *f, const json_t 
 
 /* ---- sizes and pixels ---- */
 
+/* The tower's peak against what memory is left, before a pixel is decoded. */
+static sq_status check_memory(const sq_config *c, const sq_pixels *px, const char *path,
+                              sq_error *err) {
+    size_t need = sq_vision_peak(c, px), room = sq_memory_room();
+    if (need <= room) {
+        return SQ_OK;
+    }
+    sq_fail(err, SQ_ENOMEM,
+            "'%s' does not fit the memory; got %.1f MB for its %lld tokens, wanted at most %.1f MB",
+            path, (double)need * 1e-6, (long long)px->tokens, (double)room * 1e-6);
+    sq_hint(err, "--image-max-tokens N makes the picture smaller, --max-ram SIZE allows more");
+    return SQ_ENOMEM;
+}
+
 sq_status sq_media_check(const sq_media_list *l, const sq_frontend *f, const char *base,
                          int64_t words, sq_error *err) {
     int64_t total = words;
@@ -184,6 +198,9 @@ sq_status sq_media_check(const sq_media_list *l, const sq_frontend *f, const cha
         } else if (!m->is_video) {
             st = sq_pixels_plan_image(&px, &f->preproc, path, err);
             total += px.tokens - 1;
+            if (st == SQ_OK) {
+                st = check_memory(f->config, &px, path, err);
+            }
             sq_pixels_free(&px);
         }
     }

@@ -100,6 +100,10 @@ void sq_work_close(sq_work **w);
 sq_status sq_vision_forward(const sq_net *n, sq_work *w, const sq_pixels *px, float *out,
                             const sq_tap_sink *sink, sq_error *err);
 
+/* Bytes that encoding this picture takes at its peak, patches and features included, known from its
+ * shape alone (sq_pixels_plan_image). */
+size_t sq_vision_peak(const sq_config *c, const sq_pixels *px);
+
 /* h[n][hidden] = embeddings of ids. */
 void sq_embed(const sq_net *n, const int32_t *ids, int64_t count, float *h);
 

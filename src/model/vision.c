@@ -205,6 +205,25 @@ fail:
     return st;
 }
 
+size_t sq_vision_peak(const sq_config *c, const sq_pixels *px) {
+    int qwen = c->tower->kind == SQ_TOWER_QWEN;
+    size_t patches = (size_t)(px->grid_t * px->grid_h * px->grid_w),
+           width = (size_t)c->dims[SQ_D_V_WIDTH];
+    size_t rows = qwen ? patches : (size_t)(px->grid_t * sq_config_tile_rows(c));
+    size_t longest = rows / (size_t)px->grid_t;
+    size_t chunk = rows < SQ_V_CHUNK ? rows : SQ_V_CHUNK, hid = (size_t)c->dims[SQ_D_V_OUT];
+    size_t floats = patches * (size_t)px->patch_dim + (size_t)px->tokens * hid;
+    floats += rows * width * 5 + chunk * (width + 2 * (size_t)c->dims[SQ_D_V_INTER]);
+    floats += (size_t)sq_threads() * SQ_Q_TILE * longest;
+    if (qwen) {
+        floats += rows * (size_t)c->v_head_dim + rows; /* rotary tables, order and bounds */
+    } else {
+        floats += rows * width * (size_t)c->n_select;
+        floats += px->tile_cols > 0 ? (size_t)(px->grid_t * sq_config_tile_tokens(c)) * hid : 0;
+    }
+    return floats * sizeof(float);
+}
+
 sq_status sq_vision_forward(const sq_net *n, sq_work *w, const sq_pixels *px, float *out,
                             const sq_tap_sink *sink, sq_error *err) {
     const sq_config *c = &n->config;
