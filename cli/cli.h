@@ -76,6 +76,7 @@ int verb_verify(int argc, char **argv);
 int verb_run(int argc, char **argv);
 int verb_chat(int argc, char **argv);
 int verb_logits(int argc, char **argv);
+int verb_tokenize(int argc, char **argv);
 int verb_eval(int argc, char **argv);
 int verb_synth(int argc, char **argv);
 int verb_devices(int argc, char **argv);

@@ -27,6 +27,9 @@ const cli_verb cli_verbs[] = {
      "squint chat models/squint-vl-5m", verb_chat},
     {"logits", "MODEL -o FILE.safetensors [options]", "logits of every position of a prompt",
      "squint logits models/squint-vl-5m --text 'Hello' -o logits.safetensors", verb_logits},
+    {"tokenize", "MODEL [--file FILE] [--decode]",
+     "a JSON array of ids for each line of text, or the other way",
+     "echo 'Hello world' | squint tokenize models/squint-vl-5m", verb_tokenize},
     {"eval", "MODEL --task FILE.jsonl | --text FILE", "accuracy, boxes, perplexity, KL",
      "squint eval models/squint-vl-5m --task tests/data/vl/test.jsonl", verb_eval},
     {"synth", "SHAPE -o DIR [--layers N]", "a checkpoint of a published shape with random weights",
@@ -37,7 +40,7 @@ const cli_verb cli_verbs[] = {
 };
 
 /* In the contract, and not built yet. */
-static const char *const later[] = {"plan", "tokenize", "bench", "convert", "serve"};
+static const char *const later[] = {"plan", "bench", "convert", "serve"};
 
 const cli_verb *cli_find(const char *name) {
     for (const cli_verb *v = cli_verbs; v->name != NULL; v++) {

@@ -119,6 +119,22 @@ SQ_API sq_status sq_session_logits(sq_session *session, const sq_input *input,
 SQ_API sq_status sq_logits_save(sq_session *session, const sq_input *input, const char *path,
                                 char **report, sq_error *err);
 
+/* ---- text and ids ---- */
+
+/* A model's tokenizer with its buffers: one thread at a time. */
+typedef struct sq_text_codec sq_text_codec;
+/* A model, a folder with tokenizer.json alone, or the path of a tokenizer.json. */
+SQ_API sq_status sq_text_codec_open(sq_text_codec **out, const char *path, sq_error *err);
+SQ_API void sq_text_codec_close(sq_text_codec **codec);
+/* Ids of text[0..len), without BOS or template; special tokens in the text are recognised, broken
+ * UTF-8 reads as U+FFFD. *ids is valid until the next call on the codec. */
+SQ_API sq_status sq_text_codec_encode(sq_text_codec *codec, const char *text, size_t len,
+                                      const int32_t **ids, size_t *n, sq_error *err);
+/* Text of ids, special tokens included; ids that the tokenizer has not give nothing. *text (UTF-8,
+ * NUL-terminated beyond len) is valid until the next call on the codec. */
+SQ_API sq_status sq_text_codec_decode(sq_text_codec *codec, const int32_t *ids, size_t n,
+                                      const char **text, size_t *len, sq_error *err);
+
 /* ---- making it small ---- */
 
 typedef enum sq_indivisible { SQ_PAD, SQ_SMALLER_GROUP, SQ_CHANNEL, SQ_KEEP } sq_indivisible;

@@ -110,12 +110,12 @@ static int32_t trie_match(const tok_trie *tr, const char *s, size_t n, size_t *l
 
 /* ---- encoding ---- */
 
-typedef struct enc {
+typedef struct sq_encoder {
     const sq_tokenizer *t;
     int plain;
     tok_pre pre;
     tok_bpe bpe;
-    sq_buf norm, spare;
+    sq_buf norm, spare, fixed;
     sq_ids *out;
     sq_error *err;
 } enc;
@@ -239,36 +239,63 @@ static sq_status push_all(sq_ids *out, const sq_ids *more, sq_error *err) {
     return st;
 }
 
+sq_status sq_encoder_encode(sq_encoder *e, const char *text, size_t len, int plain, int post,
+                            sq_ids *out, sq_error *err) {
+    sq_status st = SQ_OK;
+    e->plain = plain;
+    e->out = out;
+    e->err = err;
+    if (sq_utf8_valid(text, len) != len) {
+        e->fixed.len = 0;
+        sq_utf8_repair(&e->fixed, text, len);
+        if (e->fixed.failed) {
+            e->fixed.failed = 0;
+            return sq_fail_nomem(err, "text", len);
+        }
+        text = e->fixed.data;
+        len = e->fixed.len;
+    }
+    if (post) {
+        st = push_all(out, &e->t->post_prefix, err);
+    }
+    if (st == SQ_OK && len > 0) {
+        st = scan(e, &e->t->raw, text, len, 1, raw_segment);
+    }
+    return st == SQ_OK && post ? push_all(out, &e->t->post_suffix, err) : st;
+}
+
+static void free_encoder(enc *e) {
+    sq_tok_pre_free(&e->pre);
+    sq_tok_bpe_free(&e->bpe);
+    sq_buf_free(&e->norm);
+    sq_buf_free(&e->spare);
+    sq_buf_free(&e->fixed);
+}
+
+sq_status sq_encoder_open(sq_encoder **out, const sq_tokenizer *t, sq_error *err) {
+    *out = sq_alloc(1, sizeof **out, "an encoder", err);
+    if (*out == NULL) {
+        return SQ_ENOMEM;
+    }
+    (*out)->t = t;
+    sq_tok_bpe_cache(&(*out)->bpe, SIZE_MAX);
+    return SQ_OK;
+}
+
+void sq_encoder_close(sq_encoder **e) {
+    if (*e != NULL) {
+        free_encoder(*e);
+        sq_free(*e);
+        *e = NULL;
+    }
+}
+
 sq_status sq_tokenizer_encode(const sq_tokenizer *t, const char *text, size_t len, int plain,
                               int post, sq_ids *out, sq_error *err) {
-    enc e = {.t = t, .plain = plain, .out = out, .err = err};
-    sq_buf fixed = {0};
-    sq_status st = SQ_OK;
-    if (sq_utf8_valid(text, len) != len) {
-        sq_utf8_repair(&fixed, text, len);
-        if (fixed.failed) {
-            st = sq_fail_nomem(err, "text", len);
-            goto fail;
-        }
-        text = fixed.data;
-        len = fixed.len;
-    }
+    enc e = {.t = t};
     sq_tok_bpe_cache(&e.bpe, len);
-    if (post) {
-        SQ_TRY(push_all(out, &t->post_prefix, err));
-    }
-    if (len > 0) {
-        SQ_TRY(scan(&e, &t->raw, text, len, 1, raw_segment));
-    }
-    if (post) {
-        SQ_TRY(push_all(out, &t->post_suffix, err));
-    }
-fail:
-    sq_tok_pre_free(&e.pre);
-    sq_tok_bpe_free(&e.bpe);
-    sq_buf_free(&e.norm);
-    sq_buf_free(&e.spare);
-    sq_buf_free(&fixed);
+    sq_status st = sq_encoder_encode(&e, text, len, plain, post, out, err);
+    free_encoder(&e);
     return st;
 }
 

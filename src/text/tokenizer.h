@@ -31,6 +31,15 @@ sq_status sq_ids_push(sq_ids *ids, int32_t id, sq_error *err);
  * errors="replace" gives it to HF. */
 sq_status sq_tokenizer_encode(const sq_tokenizer *t, const char *text, size_t len, int plain,
                               int post, sq_ids *out, sq_error *err);
+
+/* The same over many texts: keeps its buffers and the words it has met. One thread at a time; the
+ * tokenizer must outlive it. */
+typedef struct sq_encoder sq_encoder;
+sq_status sq_encoder_open(sq_encoder **out, const sq_tokenizer *t, sq_error *err);
+sq_status sq_encoder_encode(sq_encoder *e, const char *text, size_t len, int plain, int post,
+                            sq_ids *out, sq_error *err);
+void sq_encoder_close(sq_encoder **e);
+
 /* Appends the text of ids; unknown ids give nothing. With skip_special, special added tokens are
  * left out. */
 sq_status sq_tokenizer_decode(const sq_tokenizer *t, const int32_t *ids, size_t n, int skip_special,
