@@ -172,12 +172,32 @@ sq_status sq_tok_pretokenize(const sq_tokenizer *t, tok_pre *p, const char *s, s
                              sq_error *err);
 void sq_tok_pre_free(tok_pre *p);
 
-/* ---- model (tok_bpe.c) ---- */
+/* ---- model (tok_merge.c, tok_bpe.c) ---- */
+/* Space for merging; zeroed is valid. */
+typedef struct tok_merger {
+    uint32_t *rank, *prev, *next; /* of the symbols of one run */
+    uint64_t *heap;
+    int32_t *id; /* symbols of one chunk */
+    size_t cap, id_cap;
+    int32_t *token; /* what a long word has become so far: ids, and where each starts */
+    uint32_t *start;
+    size_t n, token_cap;
+    size_t chunk; /* symbols a chunk; 0: the usual number */
+} tok_merger;
+/* Merges the symbols id[0..m) in place; *left are left. */
+sq_status sq_tok_merge(const sq_tokenizer *t, tok_merger *w, int32_t *id, size_t m, size_t *left,
+                       sq_error *err);
+void sq_tok_merge_free(tok_merger *w);
+#define TOK_NO_RANK UINT32_MAX
+static inline uint64_t sq_tok_pair_hash(uint64_t key) {
+    key *= 0x9e3779b97f4a7c15u;
+    return key ^ key >> 32;
+}
+
 typedef struct tok_bpe {
     int32_t *id;
-    uint32_t *rank, *prev, *next;
-    uint64_t *heap;
-    size_t cap, heap_cap;
+    size_t cap;
+    tok_merger merger;
     struct tok_cached *cache;
     size_t cache_slots;
     sq_buf word;

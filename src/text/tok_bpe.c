@@ -1,14 +1,12 @@
-/* Byte-pair encoding (HF tokenizers, models/bpe): the lowest rank first, the leftmost on ties.
- * Short words scan their ranks; long ones keep a heap of (rank, place), so that a text of n
- * characters costs n log n. */
+/* Byte-pair encoding (HF tokenizers, models/bpe): words to symbols, a cache of words, loading.
+ * Merging is tok_merge.c's. */
 #include <stdio.h>
 #include <string.h>
 
 #include "text/tok.h"
 #include "text/utf8.h"
 
-#define NO_RANK UINT32_MAX
-enum { SCAN_MAX = 40, KEY_MAX = 23, IDS_MAX = 6, NO_ID = -1 };
+enum { KEY_MAX = 23, IDS_MAX = 6, NO_ID = -1 };
 
 typedef struct tok_cached {
     unsigned char n, n_ids;
@@ -28,11 +26,6 @@ static uint64_t hash_bytes(const char *s, size_t n) {
     memcpy(&w, s, n);
     h = (h ^ w) * 0xff51afd7ed558ccdu;
     return h ^ h >> 29;
-}
-
-static uint64_t hash_key(uint64_t k) {
-    k *= 0x9e3779b97f4a7c15u;
-    return k ^ k >> 32;
 }
 
 int32_t sq_tok_vocab(const sq_tokenizer *t, const char *s, size_t n) {
@@ -60,18 +53,6 @@ static void vocab_insert(sq_tokenizer *t, int32_t id) {
     t->slot[i] = (uint32_t)id + 1;
 }
 
-static uint32_t find_rank(const sq_tokenizer *t, int32_t a, int32_t b) {
-    if ((a | b) < 0 || t->merge_slots == 0) {
-        return NO_RANK;
-    }
-    uint64_t key = (uint64_t)(uint32_t)a << 32 | (uint32_t)b;
-    for (size_t i = hash_key(key) & (t->merge_slots - 1);; i = (i + 1) & (t->merge_slots - 1)) {
-        if (t->merge[i].rank == NO_RANK || t->merge[i].key == key) {
-            return t->merge[i].rank;
-        }
-    }
-}
-
 static sq_status reserve(tok_bpe *b, size_t n, sq_error *err) {
     if (n <= b->cap) {
         return SQ_OK;
@@ -82,14 +63,8 @@ static sq_status reserve(tok_bpe *b, size_t n, sq_error *err) {
     }
     size_t cap = n < 256 ? 256 : n + n / 2;
     sq_free(b->id);
-    sq_free(b->rank);
-    sq_free(b->prev);
-    sq_free(b->next);
     b->id = sq_alloc_raw(cap, sizeof *b->id, "BPE symbols", err);
-    b->rank = sq_alloc_raw(cap, sizeof *b->rank, "BPE symbols", err);
-    b->prev = sq_alloc_raw(cap, sizeof *b->prev, "BPE symbols", err);
-    b->next = sq_alloc_raw(cap, sizeof *b->next, "BPE symbols", err);
-    b->cap = b->id && b->rank && b->prev && b->next ? cap : 0;
+    b->cap = b->id ? cap : 0;
     return b->cap ? SQ_OK : SQ_ENOMEM;
 }
 
@@ -165,132 +140,6 @@ static size_t char_symbols(const sq_tokenizer *t, tok_bpe *b, const char *s, siz
     return m;
 }
 
-static size_t merge_scan(const sq_tokenizer *t, tok_bpe *b, size_t m) {
-    int32_t *id = b->id;
-    uint32_t *rank = b->rank;
-    for (size_t i = 0; i + 1 < m; i++) {
-        rank[i] = find_rank(t, id[i], id[i + 1]);
-    }
-    while (m > 1) {
-        size_t at = 0;
-        uint32_t best = rank[0];
-        for (size_t i = 1; i + 1 < m; i++) {
-            if (rank[i] < best) {
-                best = rank[i];
-                at = i;
-            }
-        }
-        if (best == NO_RANK) {
-            break;
-        }
-        id[at] = t->merge_new[best];
-        m--;
-        memmove(id + at + 1, id + at + 2, (m - at - 1) * sizeof *id);
-        memmove(rank + at, rank + at + 1, (m - at - 1) * sizeof *rank);
-        if (at + 1 < m) {
-            rank[at] = find_rank(t, id[at], id[at + 1]);
-        }
-        if (at > 0) {
-            rank[at - 1] = find_rank(t, id[at - 1], id[at]);
-        }
-    }
-    return m;
-}
-
-static void heap_down(uint64_t *h, size_t n, size_t i) {
-    uint64_t v = h[i];
-    for (;;) {
-        size_t c = 2 * i + 1;
-        if (c >= n) {
-            break;
-        }
-        c += c + 1 < n && h[c + 1] < h[c];
-        if (h[c] >= v) {
-            break;
-        }
-        h[i] = h[c];
-        i = c;
-    }
-    h[i] = v;
-}
-
-static void heap_up(uint64_t *h, size_t i) {
-    uint64_t v = h[i];
-    while (i > 0 && h[(i - 1) / 2] > v) {
-        h[i] = h[(i - 1) / 2];
-        i = (i - 1) / 2;
-    }
-    h[i] = v;
-}
-
-/* Recomputes the rank of the pair at i and queues it; an older entry of i becomes stale because its
- * rank no longer agrees. */
-static size_t requeue(const sq_tokenizer *t, tok_bpe *b, size_t heap, uint32_t i) {
-    uint32_t nx = b->next[i];
-    uint32_t r = nx == NO_RANK ? NO_RANK : find_rank(t, b->id[i], b->id[nx]);
-    b->rank[i] = r;
-    if (r != NO_RANK) {
-        b->heap[heap] = (uint64_t)r << 32 | i;
-        heap_up(b->heap, heap++);
-    }
-    return heap;
-}
-
-static sq_status merge_heap(const sq_tokenizer *t, tok_bpe *b, size_t m, size_t *left,
-                            sq_error *err) {
-    if (b->heap_cap < 3 * m) {
-        sq_free(b->heap);
-        b->heap_cap = 0;
-        b->heap = sq_alloc_raw(3 * m, sizeof *b->heap, "the BPE queue", err);
-        if (b->heap == NULL) {
-            return SQ_ENOMEM;
-        }
-        b->heap_cap = 3 * m; /* m pairs, and two more for each merge of which one was taken */
-    }
-    size_t heap = 0;
-    for (size_t i = 0; i < m; i++) {
-        b->prev[i] = i == 0 ? NO_RANK : (uint32_t)i - 1;
-        b->next[i] = i + 1 == m ? NO_RANK : (uint32_t)i + 1;
-        b->rank[i] = i + 1 == m ? NO_RANK : find_rank(t, b->id[i], b->id[i + 1]);
-        if (b->rank[i] != NO_RANK) {
-            b->heap[heap++] = (uint64_t)b->rank[i] << 32 | i;
-        }
-    }
-    for (size_t i = heap / 2; i-- > 0;) {
-        heap_down(b->heap, heap, i);
-    }
-    while (heap > 0) {
-        uint64_t top = b->heap[0];
-        b->heap[0] = b->heap[--heap];
-        heap_down(b->heap, heap, 0);
-        uint32_t i = (uint32_t)top, r = (uint32_t)(top >> 32), nx;
-        if (b->rank[i] != r) {
-            continue;
-        }
-        nx = b->next[i];
-        b->id[i] = t->merge_new[r];
-        b->id[nx] = NO_ID;
-        b->rank[nx] = NO_RANK;
-        b->next[i] = b->next[nx];
-        if (b->next[i] != NO_RANK) {
-            b->prev[b->next[i]] = i;
-        }
-        heap = requeue(t, b, heap, i);
-        if (b->prev[i] != NO_RANK) {
-            heap = requeue(t, b, heap, b->prev[i]);
-        }
-    }
-    size_t k = 0;
-    for (uint32_t i = 0; i != NO_RANK && m > 0; i = b->next[i]) {
-        b->prev[k++] = i; /* prev[k] <= i is no longer needed */
-    }
-    for (size_t i = 0; i < k; i++) {
-        b->id[i] = b->id[b->prev[i]];
-    }
-    *left = k;
-    return SQ_OK;
-}
-
 static sq_status push_ids(sq_ids *out, const int32_t *id, size_t n, sq_error *err) {
     for (size_t i = 0; i < n; i++) {
         if (sq_ids_push(out, id[i], err) != SQ_OK) {
@@ -330,11 +179,7 @@ static sq_status encode_word(const sq_tokenizer *t, tok_bpe *b, const char *s, s
     if (b->word.failed) {
         return sq_fail_nomem(err, "a word", n);
     }
-    if (m > SCAN_MAX) {
-        return merge_heap(t, b, m, count, err);
-    }
-    *count = merge_scan(t, b, m);
-    return SQ_OK;
+    return sq_tok_merge(t, &b->merger, b->id, m, count, err);
 }
 
 sq_status sq_tok_bpe(const sq_tokenizer *t, tok_bpe *b, const char *s, size_t n, sq_ids *out,
@@ -373,11 +218,8 @@ void sq_tok_bpe_cache(tok_bpe *b, size_t n) {
 
 void sq_tok_bpe_free(tok_bpe *b) {
     sq_free(b->id);
-    sq_free(b->rank);
-    sq_free(b->prev);
-    sq_free(b->next);
-    sq_free(b->heap);
     sq_free(b->cache);
+    sq_tok_merge_free(&b->merger);
     sq_buf_free(&b->word);
 }
 
@@ -452,8 +294,8 @@ static int merge_halves(const json_t *v, tok_str *a, tok_str *b) {
 
 static void merge_insert(sq_tokenizer *t, int32_t a, int32_t b, uint32_t rank) {
     uint64_t key = (uint64_t)(uint32_t)a << 32 | (uint32_t)b;
-    size_t i = hash_key(key) & (t->merge_slots - 1);
-    while (t->merge[i].rank != NO_RANK && t->merge[i].key != key) {
+    size_t i = sq_tok_pair_hash(key) & (t->merge_slots - 1);
+    while (t->merge[i].rank != TOK_NO_RANK && t->merge[i].key != key) {
         i = (i + 1) & (t->merge_slots - 1);
     }
     t->merge[i].key = key;
@@ -500,7 +342,7 @@ static sq_status load_merges(sq_tokenizer *t, const json_t *merges, sq_error *er
         return SQ_ENOMEM;
     }
     for (size_t i = 0; i < t->merge_slots; i++) {
-        t->merge[i].rank = NO_RANK;
+        t->merge[i].rank = TOK_NO_RANK;
     }
     sq_buf tmp = {0};
     sq_status st = SQ_OK;
