@@ -16,6 +16,12 @@
     "\\x{2060}-\\x{2fff}\\x{3001}-\\x{d7ff}\\x{e000}-\\x{10ffff}"
 #define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
 
+/* Letters and numbers of Unicode 15, which Oniguruma knows and PCRE2 10.42 does not. */
+#define LETTER                                                                                     \
+    "\\p{L}\\x{11240}\\x{11241}\\x{11f02}\\x{11f04}-\\x{11f10}\\x{11f12}-\\x{11f33}"               \
+    "\\x{1df25}-\\x{1df2a}\\x{1e030}-\\x{1e06d}\\x{1e4d0}-\\x{1e4eb}\\x{31350}-\\x{323af}"
+#define NUMBER "\\p{N}\\x{11f50}-\\x{11f59}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}"
+
 enum { MAX_PATTERN = 1 << 16 };
 
 /* One escape; returns the bytes read, or 0 when it cannot be expressed. */
@@ -24,7 +30,18 @@ static size_t put_escape(sq_buf *b, const char *p, size_t n, int in_class) {
         return 0;
     }
     const char *body = NULL;
+    size_t used = 2;
     switch (p[1]) {
+    case 'p':
+        body = n >= 5 && memcmp(p + 2, "{L}", 3) == 0   ? LETTER
+               : n >= 5 && memcmp(p + 2, "{N}", 3) == 0 ? NUMBER
+                                                        : "";
+        if (*body == '\0') {
+            sq_text_put(b, p, 2);
+            return 2;
+        }
+        used = 5;
+        break;
     case 's':
         body = SPACE;
         break;
@@ -60,7 +77,7 @@ static size_t put_escape(sq_buf *b, const char *p, size_t n, int in_class) {
         return 2;
     }
     sq_buf_printf(b, in_class ? "%s" : "[%s]", body);
-    return 2;
+    return used;
 }
 
 static sq_status translate(sq_buf *b, const char *p, size_t n, const char *where, sq_error *err) {

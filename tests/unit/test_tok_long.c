@@ -159,6 +159,33 @@ static void later_marks(void **state) {
     sq_buf_free(&got);
 }
 
+/* Numbers and letters of Unicode 15 are what Oniguruma takes them for. */
+static void later_letters(void **state) {
+    (void)state;
+    static const struct {
+        const char *pattern, *text;
+        int found;
+    } rows[] = {{"\\p{N}", "\xf0\x9d\x8b\x81", 1},
+                {"[^\\s\\p{N}]", "\xf0\x9d\x8b\x81", 0},
+                {"\\p{L}{1,2}", "\xf0\x91\xbc\x84", 1},
+                {"[^\\p{L}]", "\xf0\x91\xbc\x84", 0},
+                {"\\p{L}", "1", 0},
+                {"\\p{Lu}\\p{N}", "A1", 1}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        tok_step step = {0};
+        tok_match m = {0};
+        size_t a, b;
+        sq_error err = {0};
+        assert_int_equal(
+            sq_tok_regex(&step.re, rows[i].pattern, strlen(rows[i].pattern), "test", &err), SQ_OK);
+        assert_int_equal(
+            sq_tok_find(&m, &step, rows[i].text, strlen(rows[i].text), 0, &a, &b, &err),
+            rows[i].found);
+        pcre2_code_free(step.re);
+        sq_tok_match_free(&m);
+    }
+}
+
 /* A million marks in the wrong order: hours, were they sorted by neighbours. */
 static void marks(void **state) {
     (void)state;
@@ -235,8 +262,9 @@ static void codec(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(chunks),      cmocka_unit_test(forms),   cmocka_unit_test(marks),
-        cmocka_unit_test(later_marks), cmocka_unit_test(encoder), cmocka_unit_test(codec),
+        cmocka_unit_test(chunks),      cmocka_unit_test(forms),         cmocka_unit_test(marks),
+        cmocka_unit_test(later_marks), cmocka_unit_test(later_letters), cmocka_unit_test(encoder),
+        cmocka_unit_test(codec),
     };
     return cmocka_run_group_tests_name("tok_long", tests, NULL, NULL);
 }
