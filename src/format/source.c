@@ -72,11 +72,11 @@ static sq_status from_folder(const char *dir, const char *name, json_t **out, sq
                                                : load(dir, name, out, err);
 }
 
-/* The root's own files first, then the language model's. */
+/* The root's own files first, then those of a language model in a folder of its own. */
 static sq_status from_parts(const char *dir, const char *name, json_t **out, sq_error *err) {
     sq_arena a = {0};
     sq_status st = from_folder(dir, name, out, err);
-    if (st == SQ_OK && *out == NULL) {
+    if (st == SQ_OK && *out == NULL && has(dir, sq_source_parts[0])) {
         char *llm = sq_path_join(&a, dir, "llm", err);
         st = llm == NULL ? SQ_ENOMEM : from_folder(llm, name, out, err);
     }
@@ -92,9 +92,8 @@ sq_status sq_source_json(const char *model, const char *name, json_t **out, sq_e
     case SQ_SOURCE_LLAMA2C:
         return sq_llama2c_json(model, name, out, err);
     case SQ_SOURCE_PARTS:
-        return from_parts(model, name, out, err);
     case SQ_SOURCE_HF:
         break;
     }
-    return from_folder(model, name, out, err);
+    return from_parts(model, name, out, err);
 }

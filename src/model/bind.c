@@ -11,7 +11,7 @@
 typedef struct named {
     char *canonical;
     const sq_tensor *tensor;
-    int used;
+    int used, in_block;
 } named;
 
 typedef struct binder {
@@ -19,6 +19,7 @@ typedef struct binder {
     named *names; /* sorted by canonical name */
     size_t n_names;
     sq_ct_reader *ct; /* NULL for a plain checkpoint */
+    int in_block;     /* what is found now belongs to a block or the projector */
     sq_buf problems;
     int n_problems;
     sq_arena scratch;
@@ -55,7 +56,7 @@ static sq_status index_names(binder *b) {
             return sq_fail(b->err, SQ_EFORMAT, "a tensor name is too long; got %zu bytes",
                            strlen(t->name));
         }
-        b->names[i] = (named){sq_arena_strdup(&b->scratch, buf, b->err), t, 0};
+        b->names[i] = (named){sq_arena_strdup(&b->scratch, buf, b->err), t, 0, 0};
         if (b->names[i].canonical == NULL) {
             return SQ_ENOMEM;
         }
@@ -82,6 +83,7 @@ static const sq_tensor *find(binder *b, const char *stem, const char *suffix) {
         return NULL;
     }
     f->used = 1;
+    f->in_block = b->in_block;
     return f->tensor;
 }
 
@@ -288,21 +290,18 @@ static sq_status bind_norm(binder *b, sq_norm *n, const char *prefix, const char
 static sq_status bind_block(binder *b, sq_block *blk, const sq_block_rows *rows, const char *prefix,
                             sq_part part, int layer, int tap0, int layernorm) {
     const int64_t *dims = b->net->config.dims;
-    for (size_t i = 0; i < rows->n_norms; i++) {
-        sq_status st = bind_norm(b, &blk->norms[i], prefix, rows->norms[i].stem,
-                                 dims[rows->norms[i].dim], layernorm);
-        if (st != SQ_OK) {
-            return st;
-        }
+    sq_status st = SQ_OK;
+    b->in_block = 1;
+    for (size_t i = 0; st == SQ_OK && i < rows->n_norms; i++) {
+        st = bind_norm(b, &blk->norms[i], prefix, rows->norms[i].stem, dims[rows->norms[i].dim],
+                       layernorm);
     }
-    for (size_t i = 0; i < rows->n_linears; i++) {
+    for (size_t i = 0; st == SQ_OK && i < rows->n_linears; i++) {
         const sq_linear_row *row = &rows->linears[i];
-        sq_status st = bind_linear(b, &blk->linears[row->role], row, prefix, part, layer, tap0);
-        if (st != SQ_OK) {
-            return st;
-        }
+        st = bind_linear(b, &blk->linears[row->role], row, prefix, part, layer, tap0);
     }
-    return SQ_OK;
+    b->in_block = 0;
+    return st;
 }
 
 static sq_status bind_stack(binder *b, sq_block **out, int64_t count, const sq_block_rows *rows,
@@ -486,6 +485,16 @@ static void report_extras(binder *b) {
     }
 }
 
+static sq_status mark_blocks(binder *b) {
+    sq_net *n = b->net;
+    n->in_block = sq_arena_alloc(&n->arena, b->n_names + 1, 1, b->err);
+    for (size_t i = 0; n->in_block != NULL && i < b->n_names; i++) {
+        n->in_block[b->names[i].tensor - sq_checkpoint_at(n->ckpt, 0)] =
+            (unsigned char)b->names[i].in_block;
+    }
+    return n->in_block == NULL ? SQ_ENOMEM : SQ_OK;
+}
+
 static sq_status bind_all(binder *b) {
     sq_net *n = b->net;
     sq_status st;
@@ -504,7 +513,7 @@ static sq_status bind_all(binder *b) {
                        n->config.arch->title, b->n_problems, b->n_problems == 1 ? "" : "s",
                        b->problems.data, b->n_problems > MAX_LISTED ? "; …" : "");
     }
-    return SQ_OK;
+    return mark_blocks(b);
 fail:
     return st;
 }

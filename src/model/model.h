@@ -39,8 +39,9 @@ typedef struct sq_block {
 typedef struct sq_net {
     sq_config config;
     sq_checkpoint *ckpt;
-    json_t *quantization; /* borrowed from config.json; NULL for a plain checkpoint */
-    sq_arena arena;       /* names and small tables */
+    unsigned char *in_block; /* [tensors of ckpt] 1: of a block or the projector */
+    json_t *quantization;    /* borrowed from config.json; NULL for a plain checkpoint */
+    sq_arena arena;          /* names and small tables */
     const sq_tensor *embed_file;
     sq_weight embed, head; /* head equals embed when tied */
     sq_linear head_linear;

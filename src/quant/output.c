@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/json.h"
+#include "format/source.h"
 
 static const uint64_t SHARD_BYTES = 5000000000u;
 
@@ -218,15 +219,28 @@ sq_status sq_output_commit(sq_output *o, const char *unit, json_t *entries, sq_e
 
 /* ---- the end ---- */
 
+static void put_escaped(sq_buf *b, const char *s) {
+    for (; *s != '\0'; s++) {
+        sq_buf_printf(b, *s == '.' ? "\\%c" : "%c", *s);
+    }
+}
+
 /* A pattern that finds the module under every prefix that a loader may give it: transformers calls
- * "model.layers.0…" of a vision-language checkpoint "model.language_model.layers.0…". */
+ * "model.layers.0…" of a vision-language checkpoint "model.language_model.layers.0…", and the tower
+ * with or without "vision_model.". A tower of layers must not be taken for the language model. */
 static char *pattern_of(sq_output *o, const sq_linear *l, sq_error *err) {
+    static const char tower[] = "vision_tower.";
+    const sq_config *c = &o->net->config;
     const char *name = strncmp(l->name, "model.", 6) == 0 ? l->name + 6 : l->name;
     sq_buf b = {0};
-    sq_buf_puts(&b, "re:.*");
-    for (; *name != '\0'; name++) {
-        sq_buf_printf(&b, *name == '.' ? "\\%c" : "%c", *name);
+    if (strncmp(name, tower, sizeof tower - 1) == 0) {
+        sq_buf_puts(&b, "re:.*vision_tower\\.(.*\\.)?");
+        name += sizeof tower - 1;
+    } else {
+        int alike = l->part == SQ_PART_TEXT && c->tower != NULL && c->tower->kind == SQ_TOWER_VIT;
+        sq_buf_puts(&b, alike ? "re:^(?!.*vision_tower).*" : "re:.*");
     }
+    put_escaped(&b, name);
     sq_buf_puts(&b, "$");
     char *p = b.failed ? NULL : sq_arena_strdup(&o->arena, b.data, err);
     sq_buf_free(&b);
@@ -307,27 +321,81 @@ static sq_status write_config(sq_output *o, sq_error *err) {
     return st;
 }
 
-static sq_status copy_files(sq_output *o, json_t *files, sq_error *err) {
-    char **names;
-    size_t n;
-    sq_status st = sq_list_dir(&o->arena, o->source, &names, &n, err);
+/* One file of the source under the same name, and its hash. */
+static sq_status copy_file(sq_output *o, const char *name, json_t *files, sq_error *err) {
+    char *from = sq_path_join(&o->arena, o->source, name, err), *to = in_partial(o, name, err),
+         hash[17];
+    sq_map m;
+    sq_status st = from == NULL || to == NULL ? SQ_ENOMEM : sq_file_copy(from, to, err);
+    SQ_TRY(st);
+    SQ_TRY(sq_map_open(&m, from, err));
+    sq_hash_text(m.data, m.size, hash);
+    sq_map_close(&m);
+    json_object_set_new(files, name, json_string(hash));
+fail:
+    return st;
+}
+
+/* The files of the folder `part` of the source ("" for the source itself). */
+static sq_status copy_folder(sq_output *o, const char *part, json_t *files, sq_error *err) {
+    char **names, *dir = sq_path_join(&o->arena, o->source, part, err);
+    size_t n = 0;
+    int root = part[0] == '\0';
+    sq_status st = dir == NULL ? SQ_ENOMEM : sq_list_dir(&o->arena, dir, &names, &n, err);
     for (size_t i = 0; st == SQ_OK && i < n; i++) {
-        char *from = sq_path_join(&o->arena, o->source, names[i], err),
-             *to = in_partial(o, names[i], err), hash[17];
-        if (from == NULL || to == NULL) {
+        char *name = sq_arena_printf(&o->arena, err, "%s%s%s", part, root ? "" : "/", names[i]);
+        char *from = name == NULL ? NULL : sq_path_join(&o->arena, o->source, name, err);
+        if (from == NULL) {
             return SQ_ENOMEM;
         }
-        sq_map m;
-        if (sq_output_own_file(names[i]) || sq_is_dir(from) || names[i][0] == '.') {
-            continue;
+        /* A part's own config.json is not the root's: it stays. */
+        int ours = sq_output_own_file(names[i]) && (root || strcmp(names[i], "config.json") != 0);
+        if (!ours && !sq_is_dir(from) && names[i][0] != '.') {
+            st = copy_file(o, name, files, err);
         }
-        SQ_TRY(sq_file_copy(from, to, err));
-        SQ_TRY(sq_map_open(&m, from, err));
-        sq_hash_text(m.data, m.size, hash);
-        sq_map_close(&m);
-        json_object_set_new(files, names[i], json_string(hash));
     }
-fail:
+    return st;
+}
+
+/* What a file without a folder means, as Hugging Face's files. */
+static sq_status write_files(sq_output *o, json_t *files, sq_error *err) {
+    static const char *const names[] = {"generation_config.json", "tokenizer.json",
+                                        "tokenizer_config.json"};
+    sq_status st = SQ_OK;
+    for (size_t i = 0; st == SQ_OK && i < sizeof names / sizeof *names; i++) {
+        json_t *v = NULL;
+        sq_map m;
+        char *to = in_partial(o, names[i], err), hash[17];
+        st = to == NULL ? SQ_ENOMEM : sq_source_json(o->source, names[i], &v, err);
+        if (st == SQ_OK && v != NULL) {
+            st = sq_json_save(to, v, err);
+            if (st == SQ_OK) {
+                st = sq_map_open(&m, to, err);
+            }
+            if (st == SQ_OK) {
+                sq_hash_text(m.data, m.size, hash);
+                sq_map_close(&m);
+                json_object_set_new(files, names[i], json_string(hash));
+            }
+        }
+        json_decref(v);
+    }
+    return st;
+}
+
+static sq_status copy_files(sq_output *o, json_t *files, sq_error *err) {
+    sq_source_kind kind = sq_source_kind_of(o->source);
+    if (kind == SQ_SOURCE_GGUF || kind == SQ_SOURCE_LLAMA2C) {
+        return write_files(o, files, err);
+    }
+    sq_status st = copy_folder(o, "", files, err);
+    for (size_t i = 0; st == SQ_OK && kind == SQ_SOURCE_PARTS && sq_source_parts[i] != NULL; i++) {
+        char *to = in_partial(o, sq_source_parts[i], err);
+        st = to == NULL ? SQ_ENOMEM : sq_make_dirs(to, err);
+        if (st == SQ_OK) {
+            st = copy_folder(o, sq_source_parts[i], files, err);
+        }
+    }
     return st;
 }
 

@@ -325,10 +325,6 @@ static sq_status quantize_vision(job *j) {
     return SQ_OK;
 }
 
-static int starts(const char *s, const char *prefix) {
-    return strncmp(s, prefix, strlen(prefix)) == 0;
-}
-
 /* Tensors outside the blocks: embeddings, final norm, head, patch embedding, and harmless extras.
  */
 static sq_status copy_outside(job *j) {
@@ -338,16 +334,8 @@ static sq_status copy_outside(job *j) {
     }
     double t = sq_now();
     for (size_t i = 0; i < sq_checkpoint_count(c); i++) {
-        char name[512];
-        const sq_tensor *x = sq_checkpoint_at(c, i);
-        const sq_arch *a = j->net->config.arch;
-        sq_arch_canonical(a, x->name, name, sizeof name);
-        int inside = starts(name, "model.layers.") || starts(name, "visual.blocks.") ||
-                     starts(name, "visual.merger.");
-        if (inside && strstr(name, "rotary_emb.inv_freq") == NULL) {
-            continue;
-        }
-        sq_status st = sq_output_copy(&j->out, x, j->err);
+        sq_status st =
+            j->net->in_block[i] ? SQ_OK : sq_output_copy(&j->out, sq_checkpoint_at(c, i), j->err);
         if (st != SQ_OK) {
             return st;
         }

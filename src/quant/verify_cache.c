@@ -36,7 +36,7 @@ static sq_status add_media(sq_prompt *p, const sq_verify_state *v, int frames, s
     for (int i = 0; st == SQ_OK && i < slots; i++) {
         paint(&im, i);
         st = sq_pixels_image(&px, &v->front.preproc, &im, err);
-        size_t n = (size_t)(px.grid_h * px.grid_w * px.patch_dim);
+        size_t n = (size_t)(px.grid_t * px.grid_h * px.grid_w * px.patch_dim);
         if (st == SQ_OK && i == 0) {
             *all = px;
             all->patches = sq_alloc(n * (size_t)slots, sizeof(float), "patches", err);
@@ -51,7 +51,7 @@ static sq_status add_media(sq_prompt *p, const sq_verify_state *v, int frames, s
     if (st != SQ_OK) {
         return st;
     }
-    all->grid_t = slots;
+    all->grid_t *= slots; /* temporal slots; tiles come with one alone */
     all->is_video = frames > 1;
     all->second_per_grid = frames > 1 ? 1.0 : 0;
     sq_slot *slot = &p->slots[p->n_slots++];
@@ -179,7 +179,7 @@ sq_status sq_verify_cache(sq_verify_state *v, sq_error *err) {
     sq_status st = check_case(v, "text", 0, 1, err);
     if (st == SQ_OK && v->net->config.tower != NULL) {
         st = check_case(v, "two images", 2, 1, err);
-        if (st == SQ_OK) {
+        if (st == SQ_OK && v->net->config.arch->video_token != NULL) {
             st = check_case(v, "video", 1, 4, err);
         }
     }
