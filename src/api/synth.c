@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "format/safetensors.h"
+#include "model/config.h"
 
 typedef struct shape {
     const char *name, *type;
@@ -18,20 +19,25 @@ typedef struct shape {
     double eps, theta;
     int tied;
     int v_depth, v_width, v_inter, v_heads; /* 0: no tower */
+    int image;                              /* pixels a side of a tower of fixed size */
 } shape;
 
 static const shape shapes[] = {
     {"qwen2-vl-2b", "qwen2_vl", 1536, 8960, 28, 12, 2, 151936, 32768, 1e-6, 1e6, 1, 32, 1280, 5120,
-     16},
+     16, 0},
     {"qwen2-vl-7b", "qwen2_vl", 3584, 18944, 28, 28, 4, 152064, 32768, 1e-6, 1e6, 0, 32, 1280, 5120,
-     16},
+     16, 0},
     {"qwen2.5-vl-3b", "qwen2_5_vl", 2048, 11008, 36, 16, 2, 151936, 128000, 1e-6, 1e6, 1, 32, 1280,
-     3420, 16},
+     3420, 16, 0},
     {"qwen2.5-vl-7b", "qwen2_5_vl", 3584, 18944, 28, 28, 4, 152064, 128000, 1e-6, 1e6, 0, 32, 1280,
-     3420, 16},
-    {"llama-3-8b", "llama", 4096, 14336, 32, 32, 8, 128256, 8192, 1e-5, 5e5, 0, 0, 0, 0, 0},
-    {"stories15m", "llama", 288, 768, 6, 6, 6, 32000, 256, 1e-5, 1e4, 1, 0, 0, 0, 0},
-    {"smollm2-135m", "llama", 576, 1536, 30, 9, 3, 49152, 8192, 1e-5, 1e5, 1, 0, 0, 0, 0},
+     3420, 16, 0},
+    {"llava-1.5-7b", "llava", 4096, 11008, 32, 32, 32, 32064, 4096, 1e-5, 1e4, 0, 24, 1024, 4096,
+     16, 336},
+    {"vila-1.5-3b", "llava_llama", 2560, 6912, 32, 20, 20, 32000, 4096, 1e-5, 1e4, 0, 27, 1152,
+     4304, 16, 384},
+    {"llama-3-8b", "llama", 4096, 14336, 32, 32, 8, 128256, 8192, 1e-5, 5e5, 0, 0, 0, 0, 0, 0},
+    {"stories15m", "llama", 288, 768, 6, 6, 6, 32000, 256, 1e-5, 1e4, 1, 0, 0, 0, 0, 0},
+    {"smollm2-135m", "llama", 576, 1536, 30, 9, 3, 49152, 8192, 1e-5, 1e5, 1, 0, 0, 0, 0, 0},
 };
 
 enum { MAX_SPECS = 4096 };
@@ -40,101 +46,27 @@ typedef struct making {
     const shape *s;
     int layers, v_layers;
     sq_arena arena;
+    sq_config config;
     sq_tensor_spec *specs;
     size_t n;
     uint64_t seed;
     sq_error *err;
-    int failed;
 } making;
 
-static void add(making *m, const char *name, int rank, int64_t a, int64_t b) {
-    char *copy = m->n < MAX_SPECS ? sq_arena_strdup(&m->arena, name, m->err) : NULL;
+static sq_status add_spec(void *user, const char *name, sq_part part, int rank, const int64_t *dims,
+                          sq_error *err) {
+    making *m = user;
+    char file[256];
+    (void)part;
+    sq_arch_published(m->config.arch, name, file, sizeof file);
+    char *copy = m->n < MAX_SPECS ? sq_arena_strdup(&m->arena, file, err) : NULL;
     if (copy == NULL) {
-        m->failed = 1;
-        return;
+        return sq_fail_nomem(err, "tensors", 0);
     }
-    m->specs[m->n++] = (sq_tensor_spec){copy, SQ_BF16, rank, {a, b}};
-}
-
-static void add_linear(making *m, const char *prefix, int layer, const char *stem, int64_t out,
-                       int64_t in, int bias) {
-    char name[160];
-    snprintf(name, sizeof name, "%s%d.%s.weight", prefix, layer, stem);
-    add(m, name, 2, out, in);
-    if (bias) {
-        snprintf(name, sizeof name, "%s%d.%s.bias", prefix, layer, stem);
-        add(m, name, 1, out, 0);
-    }
-}
-
-static void add_norm(making *m, const char *prefix, int layer, const char *stem, int64_t n,
-                     int bias) {
-    char name[160];
-    snprintf(name, sizeof name, "%s%d.%s.weight", prefix, layer, stem);
-    add(m, name, 1, n, 0);
-    if (bias) {
-        snprintf(name, sizeof name, "%s%d.%s.bias", prefix, layer, stem);
-        add(m, name, 1, n, 0);
-    }
-}
-
-static void text_specs(making *m) {
-    const shape *s = m->s;
-    int64_t hd = s->hidden / s->heads, kv = s->kv * hd;
-    int bias = strncmp(s->type, "qwen2", 5) == 0;
-    const char *p = "model.layers.";
-    add(m, "model.embed_tokens.weight", 2, s->vocab, s->hidden);
-    for (int l = 0; l < m->layers; l++) {
-        add_norm(m, p, l, "input_layernorm", s->hidden, 0);
-        add_linear(m, p, l, "self_attn.q_proj", s->hidden, s->hidden, bias);
-        add_linear(m, p, l, "self_attn.k_proj", kv, s->hidden, bias);
-        add_linear(m, p, l, "self_attn.v_proj", kv, s->hidden, bias);
-        add_linear(m, p, l, "self_attn.o_proj", s->hidden, s->hidden, 0);
-        add_norm(m, p, l, "post_attention_layernorm", s->hidden, 0);
-        add_linear(m, p, l, "mlp.gate_proj", s->inter, s->hidden, 0);
-        add_linear(m, p, l, "mlp.up_proj", s->inter, s->hidden, 0);
-        add_linear(m, p, l, "mlp.down_proj", s->hidden, s->inter, 0);
-    }
-    add(m, "model.norm.weight", 1, s->hidden, 0);
-    if (!s->tied) {
-        add(m, "lm_head.weight", 2, s->vocab, s->hidden);
-    }
-}
-
-static void vision_specs(making *m) {
-    const shape *s = m->s;
-    int gated = strcmp(s->type, "qwen2_5_vl") == 0;
-    const char *p = "visual.blocks.";
-    int64_t w = s->v_width;
-    if (s->v_depth == 0) {
-        return;
-    }
-    add(m, "visual.patch_embed.proj.weight", 5, w, 3);
-    sq_tensor_spec *patch = &m->specs[m->n - 1];
-    patch->shape[2] = 2;
-    patch->shape[3] = patch->shape[4] = 14;
-    for (int l = 0; l < m->v_layers; l++) {
-        add_norm(m, p, l, "norm1", w, !gated);
-        add_norm(m, p, l, "norm2", w, !gated);
-        add_linear(m, p, l, "attn.qkv", 3 * w, w, 1);
-        add_linear(m, p, l, "attn.proj", w, w, 1);
-        if (gated) {
-            add_linear(m, p, l, "mlp.gate_proj", s->v_inter, w, 1);
-            add_linear(m, p, l, "mlp.up_proj", s->v_inter, w, 1);
-            add_linear(m, p, l, "mlp.down_proj", w, s->v_inter, 1);
-        } else {
-            add_linear(m, p, l, "mlp.fc1", s->v_inter, w, 1);
-            add_linear(m, p, l, "mlp.fc2", w, s->v_inter, 1);
-        }
-    }
-    add(m, "visual.merger.ln_q.weight", 1, w, 0);
-    if (!gated) {
-        add(m, "visual.merger.ln_q.bias", 1, w, 0);
-    }
-    add(m, "visual.merger.mlp.0.weight", 2, 4 * w, 4 * w);
-    add(m, "visual.merger.mlp.0.bias", 1, 4 * w, 0);
-    add(m, "visual.merger.mlp.2.weight", 2, s->hidden, 4 * w);
-    add(m, "visual.merger.mlp.2.bias", 1, s->hidden, 0);
+    sq_tensor_spec *t = &m->specs[m->n++];
+    *t = (sq_tensor_spec){.name = copy, .dtype = SQ_BF16, .rank = rank};
+    memcpy(t->shape, dims, (size_t)rank * sizeof *dims);
+    return SQ_OK;
 }
 
 /* ---- numbers ---- */
@@ -164,7 +96,9 @@ static void fill(const sq_tensor_spec *s, uint64_t seed, uint16_t *out, int64_t 
     for (const char *c = s->name; *c != '\0'; c++) {
         base = mix(base ^ (uint64_t)(unsigned char)*c);
     }
-    int norm = strstr(s->name, "norm") != NULL || strstr(s->name, "ln_q") != NULL;
+    int norm = strstr(s->name, "norm") != NULL || strstr(s->name, "ln_q") != NULL ||
+               strstr(s->name, "layrnorm") != NULL ||
+               (s->rank == 1 && strstr(s->name, "mm_projector") != NULL);
     int bias = strstr(s->name, ".bias") != NULL;
     int embed = strstr(s->name, "embed_tokens") != NULL;
     float scale = embed ? 0.02f : s->rank == 1 ? 0.02f : 0.7f / sqrtf((float)columns);
@@ -210,7 +144,7 @@ static sq_status write_weights(making *m, const char *dir, const sq_progress *pr
 
 /* ---- configuration ---- */
 
-static json_t *vision_json(const making *m) {
+static json_t *qwen_vision_json(const making *m) {
     const shape *s = m->s;
     if (strcmp(s->type, "qwen2_vl") == 0) {
         return json_pack("{s:i, s:i, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "depth", m->v_layers,
@@ -233,20 +167,58 @@ static json_t *vision_json(const making *m) {
                      "fullatt_block_indexes", full);
 }
 
+static json_t *vit_json(const making *m) {
+    const shape *s = m->s;
+    int clip = strcmp(s->type, "llava") == 0;
+    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:f}", "model_type",
+                     clip ? "clip_vision_model" : "siglip_vision_model", "num_hidden_layers",
+                     m->v_layers, "hidden_size", s->v_width, "intermediate_size", s->v_inter,
+                     "num_attention_heads", s->v_heads, "image_size", s->image, "patch_size", 14,
+                     "hidden_act", clip ? "quick_gelu" : "gelu_pytorch_tanh", "layer_norm_eps",
+                     clip ? 1e-5 : 1e-6);
+}
+
+static json_t *text_json(const making *m, const char *type) {
+    const shape *s = m->s;
+    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:f, s:f, s:b, s:s, s:b}",
+                     "model_type", type, "hidden_size", s->hidden, "intermediate_size", s->inter,
+                     "num_hidden_layers", m->layers, "num_attention_heads", s->heads,
+                     "num_key_value_heads", s->kv, "vocab_size", s->vocab,
+                     "max_position_embeddings", s->positions, "hidden_act", "silu", "rms_norm_eps",
+                     s->eps, "rope_theta", s->theta, "tie_word_embeddings", s->tied, "torch_dtype",
+                     "bfloat16", "use_sliding_window", 0);
+}
+
+static json_t *llava_json(const making *m) {
+    return json_pack("{s:[s], s:s, s:o, s:o, s:i, s:i, s:s, s:s, s:b, s:s}", "architectures",
+                     "LlavaForConditionalGeneration", "model_type", "llava", "text_config",
+                     text_json(m, "llama"), "vision_config", vit_json(m), "image_token_index",
+                     32000, "vision_feature_layer", -2, "vision_feature_select_strategy", "default",
+                     "projector_hidden_act", "gelu", "tie_word_embeddings", m->s->tied,
+                     "torch_dtype", "bfloat16");
+}
+
+static json_t *vila_json(const making *m) {
+    return json_pack("{s:[s], s:s, s:o, s:o, s:{s:s}, s:i, s:s, s:i, s:s}", "architectures",
+                     "LlavaLlamaModel", "model_type", "llava_llama", "llm_cfg",
+                     text_json(m, "llama"), "vision_tower_cfg", vit_json(m), "mm_projector_cfg",
+                     "mm_projector_type", "mlp_downsample", "mm_vision_select_layer", -2,
+                     "mm_vision_select_feature", "cls_patch", "num_video_frames", 8,
+                     "image_aspect_ratio", "resize");
+}
+
 static json_t *config_json(const making *m) {
     const shape *s = m->s;
+    if (s->image > 0) {
+        return strcmp(s->type, "llava") == 0 ? llava_json(m) : vila_json(m);
+    }
     const char *arch = strcmp(s->type, "qwen2_vl") == 0     ? "Qwen2VLForConditionalGeneration"
                        : strcmp(s->type, "qwen2_5_vl") == 0 ? "Qwen2_5_VLForConditionalGeneration"
                                                             : "LlamaForCausalLM";
-    json_t *c = json_pack(
-        "{s:[s], s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:f, s:f, s:b, s:s, s:b}",
-        "architectures", arch, "model_type", s->type, "hidden_size", s->hidden, "intermediate_size",
-        s->inter, "num_hidden_layers", m->layers, "num_attention_heads", s->heads,
-        "num_key_value_heads", s->kv, "vocab_size", s->vocab, "max_position_embeddings",
-        s->positions, "hidden_act", "silu", "rms_norm_eps", s->eps, "rope_theta", s->theta,
-        "tie_word_embeddings", s->tied, "torch_dtype", "bfloat16", "use_sliding_window", 0);
+    json_t *c = text_json(m, s->type);
+    json_object_set_new(c, "architectures", json_pack("[s]", arch));
     if (c != NULL && s->v_depth > 0) {
-        json_object_set_new(c, "vision_config", vision_json(m));
+        json_object_set_new(c, "vision_config", qwen_vision_json(m));
         json_object_set_new(
             c, "rope_scaling",
             json_pack("{s:s, s:[i, i, i]}", "type", "mrope", "mrope_section", 16, 24, 24));
@@ -284,11 +256,16 @@ static json_t *tokenizer_json(const making *m) {
                                           "<|image_pad|>",    "<|video_pad|>"};
     static const int qwen[] = {151643, 151644, 151645, 151652, 151653, 151654, 151655, 151656};
     json_t *added = json_array();
+    int big = m->s->vocab > 151000, llava = strcmp(m->s->type, "llava") == 0;
     for (int i = 0; i < 8; i++) {
-        int id = m->s->v_depth > 0 ? qwen[i] : 256 + i;
+        int id = big ? qwen[i] : 256 + i;
         json_array_append_new(added, json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", id,
                                                "content", special[i], "single_word", 0, "lstrip", 0,
                                                "rstrip", 0, "normalized", 0, "special", 1));
+    }
+    if (llava) {
+        json_array_append_new(added, json_pack("{s:i, s:s, s:b, s:b}", "id", 32000, "content",
+                                               "<image>", "normalized", 0, "special", 1));
     }
     json_t *level = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0,
                               "trim_offsets", 0, "use_regex", 1);
@@ -301,7 +278,19 @@ static json_t *tokenizer_json(const making *m) {
                      "merges");
 }
 
-static json_t *processor_json(void) {
+static json_t *processor_json(const shape *s) {
+    if (strcmp(s->type, "llava") == 0) {
+        return json_pack("{s:{s:i, s:i}, s:{s:i}, s:b, s:[f, f, f], s:[f, f, f], s:i, s:s}",
+                         "crop_size", "height", s->image, "width", s->image, "size",
+                         "shortest_edge", s->image, "do_center_crop", 1, "image_mean", 0.48145466,
+                         0.4578275, 0.40821073, "image_std", 0.26862954, 0.26130258, 0.27577711,
+                         "resample", 3, "image_processor_type", "CLIPImageProcessor");
+    }
+    if (s->image > 0) {
+        return json_pack("{s:{s:i, s:i}, s:[f, f, f], s:[f, f, f], s:i, s:s}", "size", "height",
+                         s->image, "width", s->image, "image_mean", 0.5, 0.5, 0.5, "image_std", 0.5,
+                         0.5, 0.5, "resample", 3, "image_processor_type", "SiglipImageProcessor");
+    }
     return json_pack("{s:i, s:i, s:i, s:i, s:i, s:[f, f, f], s:[f, f, f], s:s, s:s}", "min_pixels",
                      3136, "max_pixels", 12845056, "patch_size", 14, "temporal_patch_size", 2,
                      "merge_size", 2, "image_mean", 0.48145466, 0.4578275, 0.40821073, "image_std",
@@ -318,15 +307,14 @@ static sq_status save(making *m, const char *dir, const char *name, json_t *valu
 
 static sq_status write_json(making *m, const char *dir) {
     sq_status st;
-    int eos = m->s->v_depth > 0 ? 151645 : 258;
-    SQ_TRY(save(m, dir, "config.json", config_json(m)));
+    int eos = m->s->vocab > 151000 ? 151645 : 258;
     SQ_TRY(save(m, dir, "generation_config.json", json_pack("{s:i}", "eos_token_id", eos)));
     SQ_TRY(save(m, dir, "tokenizer.json", tokenizer_json(m)));
     SQ_TRY(save(m, dir, "tokenizer_config.json",
                 json_pack("{s:s, s:s, s:s}", "tokenizer_class", "Qwen2Tokenizer", "eos_token",
                           "<|im_end|>", "pad_token", "<|endoftext|>")));
     if (m->s->v_depth > 0) {
-        SQ_TRY(save(m, dir, "preprocessor_config.json", processor_json()));
+        SQ_TRY(save(m, dir, "preprocessor_config.json", processor_json(m->s)));
     }
 fail:
     return st;
@@ -371,20 +359,18 @@ sq_status sq_synth(const char *name, const char *out, int layers, uint64_t seed,
         st = SQ_ENOMEM;
         goto fail;
     }
-    vision_specs(&m);
-    text_specs(&m);
-    if (m.failed) {
-        st = SQ_ENOMEM;
-        goto fail;
-    }
     SQ_TRY(sq_remove_tree(partial, err));
     SQ_TRY(sq_make_dirs(partial, err));
+    SQ_TRY(save(&m, partial, "config.json", config_json(&m)));
+    SQ_TRY(sq_config_load(&m.config, partial, err));
+    SQ_TRY(sq_config_tensors(&m.config, add_spec, &m, err));
     SQ_TRY(write_weights(&m, partial, progress));
     SQ_TRY(write_json(&m, partial));
     if (rename(partial, out) != 0) {
         st = sq_fail_errno(err, "cannot rename to", out);
     }
 fail:
+    sq_config_free(&m.config);
     sq_arena_free(&m.arena);
     return st;
 }

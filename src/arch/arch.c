@@ -62,3 +62,14 @@ int sq_arch_canonical(const sq_arch *a, const char *file_name, char *out, size_t
     int n = snprintf(out, cap, "%s%s", to, s);
     return n >= 0 && (size_t)n < cap;
 }
+
+void sq_arch_published(const sq_arch *a, const char *canonical, char *out, size_t cap) {
+    for (size_t i = 0; a->published != NULL && a->published[i][0] != NULL; i++) {
+        size_t n = strlen(a->published[i][0]);
+        if (strncmp(canonical, a->published[i][0], n) == 0) {
+            snprintf(out, cap, "%s%s", a->published[i][1], canonical + n);
+            return;
+        }
+    }
+    snprintf(out, cap, "%s", canonical);
+}

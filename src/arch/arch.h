@@ -164,6 +164,7 @@ typedef struct sq_arch {
     sq_view_kind view;
     sq_video_step video_step;
     const char *text_key, *vision_key; /* of the nested configs */
+    const char *const (*published)[2]; /* prefixes: canonical, published; NULL at the end */
     const char *newline;               /* vector after each row of tiles, or NULL */
     const char *image_token, *video_token, *vision_start, *vision_end;
     const char *builtin_template;   /* by name, when the checkpoint has none */
@@ -174,6 +175,10 @@ typedef struct sq_arch {
 
 /* The family of a config's model_type; NULL when unknown. */
 const sq_arch *sq_arch_find(const char *model_type);
+/* The name under which the family's checkpoints are published. Writes at most `cap` bytes with NUL.
+ */
+void sq_arch_published(const sq_arch *a, const char *canonical, char *out, size_t cap);
+
 /* A built-in chat template's Jinja by its name: chatml, qwen-vl, llama-2, llama-3, vicuna, llava,
  * mistral, raw, raw-qwen-vl; NULL when there is none. */
 const char *sq_arch_template(const char *name);

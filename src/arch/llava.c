@@ -96,8 +96,17 @@ static const char *const superfluous[] = {"vision_tower.encoder.layers.",
                                           "vision_tower.post_layernorm.", "vision_tower.head.",
                                           "vision_tower.embeddings.position_ids", NULL};
 
+static const char *const llava_names[][2] = {{"vision_tower.", "vision_tower.vision_model."},
+                                             {"model.", "language_model.model."},
+                                             {"lm_head.", "language_model.lm_head."},
+                                             {NULL, NULL}};
+static const char *const vila_names[][2] = {{"vision_tower.", "vision_tower.vision_model."},
+                                            {"model.", "llm.model."},
+                                            {"lm_head.", "llm.lm_head."},
+                                            {NULL, NULL}};
+
 #define COMMON .towers = towers, .image_token = "<image>", .keep = keep, .superfluous = superfluous
-#define NESTED .text_key = "text_config", .vision_key = "vision_config"
+#define NESTED .published = llava_names, .text_key = "text_config", .vision_key = "vision_config"
 
 const sq_arch sq_arch_llava = {
     .model_type = "llava",
@@ -124,6 +133,7 @@ const sq_arch sq_arch_vila = {
     .model_type = "llava_llama",
     .title = "VILA",
     COMMON,
+    .published = vila_names,
     .text_key = "llm_cfg",
     .vision_key = "vision_tower_cfg",
     .projectors = vila_projectors,

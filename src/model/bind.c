@@ -260,10 +260,7 @@ static sq_status bind_linear(binder *b, sq_linear *l, const sq_linear_row *row, 
     } else {
         problem(b, "missing", l->name, ".weight");
     }
-    int bias = row->bias >= 0           ? row->bias
-               : part == SQ_PART_MERGER ? c->projector_bias
-               : row->tap < 2           ? c->attention_bias
-                                        : c->mlp_bias;
+    int bias = sq_config_bias(c, row, part);
     if (st == SQ_OK && bias) {
         st = vector(b, l->name, ".bias", shape[0], &l->bias, NULL);
     }
@@ -311,10 +308,8 @@ static sq_status bind_stack(binder *b, sq_block **out, int64_t count, const sq_b
         return SQ_ENOMEM;
     }
     for (int64_t i = 0; i < count; i++) {
-        char prefix[128];
-        /* The pattern has one %d: a layer prefix of the tables. */
-        const char *at = strstr(pattern, "%d");
-        snprintf(prefix, sizeof prefix, "%.*s%d%s", (int)(at - pattern), pattern, (int)i, at + 2);
+        char prefix[SQ_LAYER_PREFIX];
+        sq_layer_prefix(prefix, pattern, (int)i);
         sq_status st = bind_block(b, &(*out)[i], rows, prefix, part, (int)i,
                                   tap0 + (int)i * rows->n_taps, layernorm);
         if (st != SQ_OK) {

@@ -54,6 +54,17 @@ typedef struct sq_config {
 sq_status sq_config_load(sq_config *out, const char *dir, sq_error *err);
 void sq_config_free(sq_config *c);
 
+/* Calls `each` for every tensor of the configuration under its canonical name, shapes as in files.
+ */
+typedef sq_status (*sq_tensor_fn)(void *user, const char *name, sq_part part, int rank,
+                                  const int64_t *shape, sq_error *err);
+sq_status sq_config_tensors(const sq_config *c, sq_tensor_fn each, void *user, sq_error *err);
+/* Whether a linear of this part has a bias. */
+int sq_config_bias(const sq_config *c, const sq_linear_row *row, sq_part part);
+/* "model.layers.%d." with the number. */
+enum { SQ_LAYER_PREFIX = 128 };
+void sq_layer_prefix(char out[SQ_LAYER_PREFIX], const char *pattern, int layer);
+
 /* The vision half, when the text half is read; `vision` is its nested object. Internal to
  * config*.c. */
 sq_status sq_config_vision(sq_config *c, const json_t *vision, const json_t *projector,
