@@ -10,7 +10,7 @@
 
 typedef enum sq_rope_scaling { SQ_ROPE_PLAIN, SQ_ROPE_LINEAR, SQ_ROPE_LLAMA3 } sq_rope_scaling;
 
-enum { SQ_MAX_EOS = 16, SQ_MAX_SELECT = 8 };
+enum { SQ_MAX_EOS = 16, SQ_MAX_SELECT = 8, SQ_MAX_SCALES = 4 };
 
 typedef struct sq_config {
     const sq_arch *arch;
@@ -31,6 +31,9 @@ typedef struct sq_config {
     int64_t tile;                  /* pixels a side of what a tower of fixed size sees */
     int64_t select[SQ_MAX_SELECT]; /* after how many layers features are taken, ascending */
     int n_select;
+    int64_t scales[SQ_MAX_SCALES]; /* tiles a side of each level (NVILA's dynamic_s2): 1, 2, 3 */
+    int n_scales;                  /* 1: no levels */
+    int media_newline;             /* a line break follows each picture's tokens (NVILA) */
     int projector_bias;
     int drop_first;   /* a tile's first token is no feature (CLIP's class) */
     int column_major; /* tokens of a tile run down the columns (VILA-1.5) */

@@ -1,5 +1,6 @@
 /* vision_config by the tower's tables: the Qwen towers, CLIP and SigLIP, and their projectors. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -83,7 +84,8 @@ fail:
 /* What follows from patch, merge and widths that are read. */
 static void derive(sq_config *c) {
     int64_t *d = c->dims, cells = c->merge * c->merge;
-    int64_t features = d[SQ_D_V_WIDTH] * (c->n_select > 0 ? c->n_select : 1);
+    int64_t features =
+        d[SQ_D_V_WIDTH] * (c->n_select > 0 ? c->n_select : 1) * (c->n_scales > 0 ? c->n_scales : 1);
     d[SQ_D_V_MERGED] = features * cells;
     d[SQ_D_V_MID] = features * c->projector->mid_per_cell;
     d[SQ_D_V_CHANNELS] = c->channels;
@@ -176,6 +178,39 @@ static sq_status read_select(const reader *r, sq_error *err) {
     return SQ_OK;
 }
 
+/* NVILA's dynamic_s2: "448,896,1344" are levels of 1, 2 and 3 tiles a side, the last one stretched.
+ */
+static sq_status read_scales(const reader *r, sq_error *err) {
+    sq_config *c = r->c;
+    const char *ratio = sq_json_str(r->root, "image_aspect_ratio", "resize");
+    const char *s = sq_json_str(r->root, "s2_scales", "448,896,1344");
+    c->n_scales = 1;
+    c->scales[0] = 1;
+    if (strcmp(ratio, "resize") == 0 || strcmp(ratio, "pad") == 0) {
+        return SQ_OK;
+    }
+    if (strcmp(ratio, "dynamic_s2") != 0) {
+        return sq_fail(err, SQ_EUNSUPPORTED,
+                       "%s: image_aspect_ratio '%s' is not supported; wanted resize, pad or "
+                       "dynamic_s2",
+                       r->path, ratio);
+    }
+    int64_t first = 0;
+    for (c->n_scales = 0; *s != '\0' && c->n_scales < SQ_MAX_SCALES; c->n_scales++) {
+        char *end;
+        int64_t v = strtoll(s, &end, 10);
+        first = first == 0 ? v : first;
+        c->scales[c->n_scales] = first > 0 ? v / first : 0;
+        if (end == s || v < 1 || v > (1 << 20) || v % first != 0 ||
+            (c->n_scales > 0 && c->scales[c->n_scales] <= c->scales[c->n_scales - 1])) {
+            return sq_fail(err, SQ_EFORMAT, "%s: s2_scales; got '%s', wanted growing multiples",
+                           r->path, sq_json_str(r->root, "s2_scales", ""));
+        }
+        s = *end == ',' ? end + 1 : end;
+    }
+    return SQ_OK;
+}
+
 static sq_status read_vit(const reader *r, sq_error *err) {
     sq_config *c = r->c;
     const json_t *v = r->vision;
@@ -184,6 +219,11 @@ static sq_status read_vit(const reader *r, sq_error *err) {
                                 : sq_json_str(r->root, "vision_feature_select_strategy", "default");
     sq_status st;
     SQ_TRY(read_select(r, err));
+    c->n_scales = 1;
+    if (vila) {
+        SQ_TRY(read_scales(r, err));
+        c->media_newline = strcmp(c->text->model_type, "llama") != 0;
+    }
     SQ_TRY(need(r, "patch_size", 1024, &c->patch, err));
     SQ_TRY(need(r, "image_size", 1 << 15, &c->tile, err));
     SQ_TRY(activation(r, v, "hidden_act", c->tower->act, &c->v_act, err));

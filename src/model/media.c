@@ -186,6 +186,7 @@ sq_status sq_media_check(const sq_media_list *l, const sq_frontend *f, const cha
                          int64_t words, sq_error *err) {
     int64_t total = words;
     sq_arena a = {0};
+    sq_preproc p = sq_preproc_for(&f->preproc, l->n);
     sq_status st = SQ_OK;
     for (size_t i = 0; st == SQ_OK && i < l->n; i++) {
         const sq_media *m = &l->items[i];
@@ -196,7 +197,7 @@ sq_status sq_media_check(const sq_media_list *l, const sq_frontend *f, const cha
         } else if (m->frame.rgb != NULL) {
             total += f->preproc.tile_tokens - 1;
         } else if (!m->is_video) {
-            st = sq_pixels_plan_image(&px, &f->preproc, path, err);
+            st = sq_pixels_plan_image(&px, &p, path, err);
             total += px.tokens - 1;
             if (st == SQ_OK) {
                 st = check_memory(f->config, &px, path, err);
@@ -220,22 +221,24 @@ static uint64_t hash_bytes(const void *p, size_t n) {
     return h;
 }
 
-static sq_status load_file(const sq_media *m, const sq_frontend *f, const char *base, sq_pixels *px,
+static sq_status load_file(const sq_media *m, const sq_preproc *p, const char *base, sq_pixels *px,
                            sq_error *err) {
     sq_arena a = {0};
     char *path = sq_path_join(&a, base, m->path, err);
     sq_status st = path == NULL  ? SQ_ENOMEM
-                   : m->is_video ? sq_pixels_video_file(px, &f->preproc, path, err)
-                                 : sq_pixels_image_file(px, &f->preproc, path, err);
+                   : m->is_video ? sq_pixels_video_file(px, p, path, err)
+                                 : sq_pixels_image_file(px, p, path, err);
     sq_arena_free(&a);
     return st;
 }
 
-sq_status sq_media_load(const sq_media *m, const sq_frontend *f, const char *base, sq_slot *slot,
-                        sq_error *err) {
+sq_status sq_media_load(const sq_media_list *l, size_t i, const sq_frontend *f, const char *base,
+                        sq_slot *slot, sq_error *err) {
+    const sq_media *m = &l->items[i];
+    sq_preproc how = sq_preproc_for(&f->preproc, l->n);
     sq_pixels *p = &slot->pixels;
-    sq_status st = m->frame.rgb != NULL ? sq_pixels_image(p, &f->preproc, &m->frame, err)
-                                        : load_file(m, f, base, p, err);
+    sq_status st = m->frame.rgb != NULL ? sq_pixels_image(p, &how, &m->frame, err)
+                                        : load_file(m, &how, base, p, err);
     if (st == SQ_OK) {
         slot->count = p->tokens;
         slot->hash =

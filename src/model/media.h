@@ -24,9 +24,9 @@ sq_status sq_media_collect(sq_media_list *l, const sq_frontend *f, const json_t 
  * decoding; `words` is the number of other tokens, one for each picture among them. */
 sq_status sq_media_check(const sq_media_list *l, const sq_frontend *f, const char *base,
                          int64_t words, sq_error *err);
-/* Decodes and pre-processes one into the slot: pixels, count, hash. */
-sq_status sq_media_load(const sq_media *m, const sq_frontend *f, const char *base, sq_slot *slot,
-                        sq_error *err);
+/* Decodes and pre-processes item i into the slot: pixels, count, hash. */
+sq_status sq_media_load(const sq_media_list *l, size_t i, const sq_frontend *f, const char *base,
+                        sq_slot *slot, sq_error *err);
 void sq_media_free(sq_media_list *l);
 
 /* SQ_ELIMIT with both numbers. */

@@ -36,7 +36,10 @@ static sq_status load_preproc(sq_frontend *f, sq_error *err) {
         static const sq_preproc_kind kinds[] = {[SQ_VIEW_CROP] = SQ_PREPROC_CROP,
                                                 [SQ_VIEW_ANYRES] = SQ_PREPROC_ANYRES,
                                                 [SQ_VIEW_SQUASH] = SQ_PREPROC_SQUASH};
-        sq_tile_options o = {.kind = kinds[c->arch->view],
+        sq_tile_options o = {.kind = c->n_scales > 1 ? SQ_PREPROC_LEVELS : kinds[c->arch->view],
+                             .levels = c->scales,
+                             .n_levels = c->n_scales,
+                             .num_frames = sq_json_int(c->json, "num_video_frames", DEFAULT_FRAMES),
                              .tile = c->tile,
                              .patch = c->patch,
                              .tile_tokens = sq_config_tile_tokens(c),
@@ -244,11 +247,16 @@ static sq_status expand(sq_prompt *out, const sq_frontend *f, const sq_ids *raw,
             continue;
         }
         sq_slot *slot = &out->slots[out->n_slots++];
-        SQ_TRY(sq_media_load(&l->items[at[kind]], f, base, slot, err));
+        SQ_TRY(sq_media_load(l, at[kind], f, base, slot, err));
         at[kind] = next_of(l, kind, at[kind] + 1);
         slot->start = (int64_t)out->ids.len;
         SQ_TRY(append_ids(&out->ids, id, slot->count, err));
         SQ_TRY(sq_positions_vision(&out->positions, f->config, &slot->pixels, err));
+        if (f->config->media_newline) {
+            size_t before = out->ids.len;
+            SQ_TRY(sq_tokenizer_encode(f->tokenizer, "\n", 1, 0, 0, &out->ids, err));
+            SQ_TRY(sq_positions_text(&out->positions, (int64_t)(out->ids.len - before), err));
+        }
     }
     if (out->n_slots != l->n) {
         return sq_fail(

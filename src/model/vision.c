@@ -218,7 +218,7 @@ size_t sq_vision_peak(const sq_config *c, const sq_pixels *px) {
     if (qwen) {
         floats += rows * (size_t)c->v_head_dim + rows; /* rotary tables, order and bounds */
     } else {
-        floats += rows * width * (size_t)c->n_select;
+        floats += rows * width * (size_t)(c->n_select * (c->n_scales > 1 ? 1 + c->n_scales : 1));
         floats += px->tile_cols > 0 ? (size_t)(px->grid_t * sq_config_tile_tokens(c)) * hid : 0;
     }
     return floats * sizeof(float);

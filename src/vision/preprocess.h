@@ -11,10 +11,12 @@ typedef enum sq_preproc_kind {
     SQ_PREPROC_QWEN,   /* any size in multiples of patch * merge */
     SQ_PREPROC_CROP,   /* shortest edge, then the middle: one tile */
     SQ_PREPROC_ANYRES, /* the whole as one tile, then a grid of tiles */
-    SQ_PREPROC_SQUASH  /* one tile whatever the aspect */
+    SQ_PREPROC_SQUASH, /* one tile whatever the aspect */
+    SQ_PREPROC_LEVELS  /* squares of growing numbers of tiles, the last level in the picture's shape
+                        */
 } sq_preproc_kind;
 
-enum { SQ_MAX_PINPOINTS = 64 };
+enum { SQ_MAX_PINPOINTS = 64, SQ_MAX_LEVELS = 4 };
 
 /* From preprocessor_config.json (and video_preprocessor_config.json), with flags laid over it. */
 typedef struct sq_preproc {
@@ -43,6 +45,8 @@ typedef struct sq_preproc {
     double mean_exact[3];
     int64_t pinpoints[SQ_MAX_PINPOINTS][2]; /* height and width of the grids, in pixels */
     int n_pinpoints;
+    int64_t levels[SQ_MAX_LEVELS]; /* tiles a side: 1, 2, 3 */
+    int n_levels;
 } sq_preproc;
 
 /* What sq_preproc_load gives for an empty folder, but for fps, which is 2 in both: HF leaves it
@@ -64,7 +68,9 @@ sq_status sq_preproc_load(sq_preproc *out, const char *dir, sq_error *err);
 typedef struct sq_tile_options {
     sq_preproc_kind kind;
     int64_t tile, patch, tile_tokens;
-    int64_t num_frames;      /* taken from a video */
+    int64_t num_frames;    /* taken from a video */
+    const int64_t *levels; /* [n_levels] tiles a side */
+    int n_levels;
     int pad;                 /* image_aspect_ratio "pad" */
     const json_t *pinpoints; /* of config.json, where the processor's file has none */
 } sq_tile_options;
@@ -98,6 +104,9 @@ typedef struct sq_tile_view {
     int64_t y0, y1, x0, x1;
 } sq_tile_view;
 sq_tile_view sq_tile_view_of(const sq_pixels *px, int64_t side);
+
+/* How one picture among `count` is seen: levels are for a picture alone. */
+sq_preproc sq_preproc_for(const sq_preproc *p, size_t count);
 
 /* Frames to take of `total` at `video_fps` frames a second (Qwen2VLVideoProcessor.sample_frames;
  * for kinds with tiles num_frames of them evenly from first to last, VILA's utils/media.py):

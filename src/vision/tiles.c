@@ -46,6 +46,44 @@ sq_tile_view sq_tile_view_of(const sq_pixels *px, int64_t side) {
     return v;
 }
 
+/* VILA's find_closest_aspect_ratio over the grids of as many tiles as the last level's square up to
+ * MAX_TILES, smaller grids first. */
+static void level_grid(const sq_preproc *p, int64_t width, int64_t height, int64_t *rows,
+                       int64_t *cols) {
+    enum { MAX_TILES = 12 };
+    int64_t last = p->levels[p->n_levels - 1],
+            most = last * last > MAX_TILES ? last * last : MAX_TILES;
+    double aspect = (double)width / (double)height, best = INFINITY;
+    *rows = *cols = last;
+    for (int64_t n = last * last; n <= most; n++) {
+        for (int64_t c = 1; c <= n; c++) {
+            double off = n % c == 0 ? fabs(aspect - (double)c / ((double)n / (double)c)) : INFINITY;
+            double half = 0.5 * (double)(p->tile * p->tile * n);
+            if (off < best || (off == best && off < INFINITY && (double)(width * height) > half)) {
+                best = off;
+                *cols = c;
+                *rows = n / c;
+            }
+        }
+    }
+}
+
+static int64_t square_tiles(const sq_preproc *p) {
+    int64_t n = 0;
+    for (int i = 0; i + 1 < p->n_levels; i++) {
+        n += p->levels[i] * p->levels[i];
+    }
+    return n;
+}
+
+sq_preproc sq_preproc_for(const sq_preproc *p, size_t count) {
+    sq_preproc out = *p;
+    if (p->kind == SQ_PREPROC_LEVELS && count != 1) {
+        out.kind = SQ_PREPROC_SQUASH;
+    }
+    return out;
+}
+
 sq_status sq_tiles_shape(sq_pixels *out, const sq_preproc *p, int64_t width, int64_t height,
                          int64_t frames, sq_error *err) {
     int64_t side = p->tile / p->patch_size;
@@ -56,6 +94,14 @@ sq_status sq_tiles_shape(sq_pixels *out, const sq_preproc *p, int64_t width, int
     out->grid_h = out->grid_w = side;
     out->patch_dim = 3 * p->patch_size * p->patch_size;
     out->tokens = frames * p->tile_tokens;
+    if (p->kind == SQ_PREPROC_LEVELS) {
+        level_grid(p, width, height, &out->tile_rows, &out->tile_cols);
+        out->resized_width = out->tile_cols * p->tile;
+        out->resized_height = out->tile_rows * p->tile;
+        out->grid_t = square_tiles(p) + out->tile_rows * out->tile_cols;
+        out->tokens = out->tile_rows * out->tile_cols * p->tile_tokens;
+        return SQ_OK;
+    }
     if (p->kind != SQ_PREPROC_ANYRES) {
         return SQ_OK;
     }
@@ -163,21 +209,52 @@ static sq_status grid(sq_image *out, const sq_preproc *p, const sq_pixels *px, c
     return st;
 }
 
-static sq_status put_grid(sq_pixels *out, const sq_preproc *p, const sq_value_lut *lut,
-                          const sq_image *im, sq_error *err) {
+/* rows x cols tiles of `all`, as frames from `first` on. */
+static sq_status put_tiles(sq_pixels *out, const sq_preproc *p, const sq_value_lut *lut,
+                           const sq_image *all, int64_t rows, int64_t cols, int64_t first,
+                           sq_error *err) {
     static const uint8_t black[3] = {0, 0, 0};
-    sq_image all = {0};
-    sq_status st = grid(&all, p, out, im, err);
-    for (int64_t i = 0; st == SQ_OK && i < out->tile_rows * out->tile_cols; i++) {
+    sq_status st = SQ_OK;
+    for (int64_t i = 0; st == SQ_OK && i < rows * cols; i++) {
         sq_image tile = {0};
-        st = place(&tile, &all, p->tile, p->tile, -(i % out->tile_cols) * p->tile,
-                   -(i / out->tile_cols) * p->tile, black, err);
+        st = place(&tile, all, p->tile, p->tile, -(i % cols) * p->tile, -(i / cols) * p->tile,
+                   black, err);
         if (st == SQ_OK) {
-            sq_patches_put(out, p, lut, &tile, 1 + i, 1);
+            sq_patches_put(out, p, lut, &tile, first + i, 1);
         }
         sq_image_free(&tile);
     }
+    return st;
+}
+
+static sq_status put_grid(sq_pixels *out, const sq_preproc *p, const sq_value_lut *lut,
+                          const sq_image *im, sq_error *err) {
+    sq_image all = {0};
+    sq_status st = grid(&all, p, out, im, err);
+    if (st == SQ_OK) {
+        st = put_tiles(out, p, lut, &all, out->tile_rows, out->tile_cols, 1, err);
+    }
     sq_image_free(&all);
+    return st;
+}
+
+/* Each level squashed to its grid (mm_utils.dynamic_s2_preprocess). */
+static sq_status put_levels(sq_pixels *out, const sq_preproc *p, const sq_value_lut *lut,
+                            const sq_image *im, sq_error *err) {
+    int64_t first = 0;
+    sq_status st = SQ_OK;
+    for (int i = 0; st == SQ_OK && i < p->n_levels; i++) {
+        int last = i + 1 == p->n_levels;
+        int64_t rows = last ? out->tile_rows : p->levels[i],
+                cols = last ? out->tile_cols : p->levels[i];
+        sq_image all = {0};
+        st = squash(&all, p, im, cols * p->tile, rows * p->tile, err);
+        if (st == SQ_OK) {
+            st = put_tiles(out, p, lut, &all, rows, cols, first, err);
+        }
+        sq_image_free(&all);
+        first += rows * cols;
+    }
     return st;
 }
 
@@ -192,6 +269,8 @@ sq_status sq_tiles_image(sq_pixels *out, const sq_preproc *p, const sq_image *im
         SQ_TRY(squash(&tile, p, im, p->tile, p->tile, err));
         sq_patches_put(out, p, &lut, &tile, 0, 1);
         st = put_grid(out, p, &lut, im, err);
+    } else if (p->kind == SQ_PREPROC_LEVELS) {
+        st = put_levels(out, p, &lut, im, err);
     } else {
         SQ_TRY(one_tile(&tile, p, im, err));
         sq_patches_put(out, p, &lut, &tile, 0, 1);
@@ -233,7 +312,8 @@ static sq_status read_pinpoints(sq_preproc *p, const json_t *v, const char *wher
 /* CLIP's or SigLIP's keys: size and crop_size are a number, an edge, or both sides. */
 static sq_status read_sizes(sq_preproc *p, const json_t *o, const char *where, sq_error *err) {
     int64_t height = edge(o, "size", "height", p->tile), width = edge(o, "size", "width", p->tile);
-    int centre = sq_json_bool(o, "do_center_crop", p->kind != SQ_PREPROC_SQUASH);
+    int centre = sq_json_bool(o, "do_center_crop",
+                              p->kind == SQ_PREPROC_CROP || p->kind == SQ_PREPROC_ANYRES);
     int both = json_object_get(json_object_get(o, "size"), "height") != NULL;
     int64_t seen = centre ? edge(o, "crop_size", "height", p->tile) : height;
     p->shortest = edge(o, "size", "shortest_edge", p->tile);
@@ -266,7 +346,11 @@ sq_status sq_preproc_load_tiles(sq_preproc *out, const char *dir, const sq_tile_
     out->patch_size = o->patch;
     out->merge_size = out->temporal_patch_size = 1;
     out->num_frames = o->num_frames;
-    for (int c = 0; o->kind == SQ_PREPROC_SQUASH && c < 3; c++) {
+    for (out->n_levels = 0; out->n_levels < o->n_levels; out->n_levels++) {
+        out->levels[out->n_levels] = o->levels[out->n_levels];
+    }
+    int siglip = o->kind == SQ_PREPROC_SQUASH || o->kind == SQ_PREPROC_LEVELS;
+    for (int c = 0; siglip && c < 3; c++) {
         out->mean[c] = out->std[c] = 0.5f;
     }
     for (size_t i = 0; st == SQ_OK && image == NULL && i < 3; i++) {

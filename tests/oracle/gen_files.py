@@ -183,6 +183,169 @@ class Vila:
         save_file(self.proj, folder / "mm_projector" / "model.safetensors", metadata={"format": "pt"})
 
 
+class Nvila:
+    """NVILA-8B's way at a small size: dynamic_s2 (mm_utils.dynamic_s2_preprocess, llava_arch.merge_features_for_dynamic_s2),
+    Qwen2 as the language model, a line break after each picture."""
+    SCALES, LAST = (1, 2, 3), 3
+
+    def __init__(self, seed):
+        body, ids, size = tiny_tokenizer.build()
+        from tokenizers import AddedToken, Tokenizer
+        self.tok = Tokenizer.from_str(body)
+        self.tok.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
+        self.special, self.image = min(ids.values()), self.tok.token_to_id("<image>")
+        config = transformers.Qwen2Config(vocab_size=size, **{k: v for k, v in text(
+            36, 44, 2, 3, 1, rope_theta=1000000.0).items() if k != "use_cache"}, tie_word_embeddings=False,
+            eos_token_id=ids["<|im_end|>"], bos_token_id=ids["<|endoftext|>"])
+        self.llm = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+        spec = type("S", (), {"config": {}, "dtype": "F32", "head_gain": 3.0})
+        self.llm.load_state_dict(G.random_weights(self.llm, spec, seed, self.special), strict=False)
+        torch.manual_seed(seed)
+        self.tower = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**NSIG)).eval()
+        for name, p in self.tower.named_parameters():
+            with torch.no_grad():
+                p.copy_(0.2 * torch.randn(p.shape) + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
+        r = lambda *s: 0.3 * torch.randn(*s)
+        c, h = 4 * 3 * NSIG["hidden_size"], 36
+        self.proj = {"layers.1.weight": 1 + r(c), "layers.1.bias": r(c), "layers.2.weight": 0.5 * r(h, c),
+                     "layers.2.bias": r(h), "layers.4.weight": r(h, h), "layers.4.bias": r(h)}
+
+    def tiles(self, path, alone):
+        """[tiles, 3, side, side] and the last level's (columns, rows)."""
+        from PIL import Image
+        size = NSIG["image_size"]
+        im = media.read_image(path)
+        im = (im if isinstance(im, Image.Image) else Image.fromarray(np.asarray(im))).convert("RGB")
+        grids = [(1, 1)]
+        if alone:
+            w, h = im.size
+            ratios = sorted({(i, j) for n in range(9, 13) for i in range(1, n + 1) for j in range(1, n + 1)
+                             if 9 <= i * j <= 12}, key=lambda x: (x[0] * x[1], x[0]))
+            best, grid = float("inf"), (1, 1)
+            for c, r in ratios:
+                off = abs(w / h - c / r)
+                if off < best or (off == best and w * h > 0.5 * size * size * c * r):
+                    best, grid = off, (c, r)
+            grids = [(k, k) for k in self.SCALES[:-1]] + [grid]
+        out = []
+        for c, r in grids:
+            a = np.asarray(im.resize((c * size, r * size), Image.BICUBIC)).astype(np.float64) * (1 / 255)
+            a = ((torch.from_numpy(a).float() - 0.5) / 0.5).permute(2, 0, 1)
+            out += [a[:, y * size:(y + 1) * size, x * size:(x + 1) * size] for y in range(r) for x in range(c)]
+        return torch.stack(out), grids[-1] if alone else None
+
+    @torch.no_grad()
+    def features(self, tiles, grid):
+        x = self.tower(tiles, output_hidden_states=True).hidden_states[-2]
+        side = NSIG["image_size"] // NSIG["patch_size"]
+        x = x.view(-1, side, side, x.shape[-1])
+        if grid is None:
+            blocks, shape = torch.cat([x] * 3, -1), (1, 1)
+        else:
+            maps, at = [], 0
+            c, r = grid
+            for k in [(1, 1), (2, 2), (c, r)]:
+                part = x[at:at + k[0] * k[1]].view(k[1], k[0], side, side, -1)
+                maps.append(part.permute(4, 0, 2, 1, 3).reshape(1, x.shape[-1], k[1] * side, k[0] * side))
+                at += k[0] * k[1]
+            maps = [F.interpolate(m, size=(r * side, c * side), mode="area") for m in maps]
+            whole = torch.cat(maps, 1)[0].permute(1, 2, 0)
+            blocks = whole.view(r, side, c, side, -1).permute(0, 2, 1, 3, 4).reshape(r * c, side, side, -1)
+            shape = (r, c)
+        pad = -side % 2
+        blocks = F.pad(blocks, (0, 0, 0, pad, 0, pad))
+        m = (side + pad) // 2
+        y = blocks.view(-1, m, 2, m, 2, blocks.shape[-1]).permute(0, 1, 3, 2, 4, 5).reshape(-1, m * m, 4 * blocks.shape[-1])
+        p = self.proj
+        y = F.layer_norm(y, y.shape[-1:], p["layers.1.weight"], p["layers.1.bias"])
+        y = F.gelu(y @ p["layers.2.weight"].T + p["layers.2.bias"]) @ p["layers.4.weight"].T + p["layers.4.bias"]
+        r, c = shape
+        return y.view(r, c, m, m, -1).permute(0, 2, 1, 3, 4).reshape(r * m * c * m, -1)
+
+    @torch.no_grad()
+    def run(self, ids, feats):
+        rows, k = [], 0
+        for t in ids:
+            if t == self.image:
+                rows.append(feats[k])
+                k += 1
+            else:
+                rows.append(self.llm.model.embed_tokens(torch.tensor([t])))
+        return self.llm(inputs_embeds=torch.cat(rows)[None], use_cache=False).logits[0].float()
+
+    def write(self, folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        for part in ("llm", "vision_tower", "mm_projector"):
+            (folder / part).mkdir(parents=True)
+        llm_cfg = {k: v for k, v in {**self.llm.config.to_dict(), "model_type": "qwen2"}.items() if v is not None}
+        vit = {**NSIG, "model_type": "siglip_vision_model", "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+        proj = {"model_type": "v2l_projector", "mm_projector_type": "mlp_downsample"}
+        G.dump(folder / "config.json", {
+            "architectures": ["LlavaLlamaModel"], "model_type": "llava_llama", "llm_cfg": llm_cfg,
+            "vision_tower_cfg": vit, "mm_projector_cfg": proj, "image_aspect_ratio": "dynamic_s2", "s2": False,
+            "s2_scales": "18,36,54", "s2_resize_output_to_scale_idx": -1, "dynamic_s2": True, "num_video_frames": 8,
+            "mm_hidden_size": 3 * NSIG["hidden_size"], "mm_vision_select_layer": -2,
+            "mm_vision_select_feature": "cls_patch", "chat_template": None, "transformers_version": "4.46.0"})
+        for part, cfg in (("llm", llm_cfg), ("vision_tower", vit), ("mm_projector", proj)):
+            G.dump(folder / part / "config.json", cfg)
+        G.dump(folder / "vision_tower" / "preprocessor_config.json", FAM.siglip_processor(NSIG["image_size"]))
+        (folder / "llm" / "tokenizer.json").write_text(self.tok.to_str())
+        cfg = json.loads(tiny_tokenizer.tokenizer_config(NVILA_TEMPLATE))
+        G.dump(folder / "llm" / "tokenizer_config.json", cfg)
+        G.dump(folder / "llm" / "generation_config.json", {"eos_token_id": self.llm.config.eos_token_id})
+        state = {k: v.contiguous() for k, v in self.llm.state_dict().items() if "inv_freq" not in k}
+        save_file(state, folder / "llm" / "model.safetensors", metadata={"format": "pt"})
+        tower = {("" if k.startswith("vision_model.") else "vision_model.") + k: v.contiguous()
+                 for k, v in self.tower.state_dict().items()}
+        save_file(tower, folder / "vision_tower" / "model.safetensors", metadata={"format": "pt"})
+        save_file(self.proj, folder / "mm_projector" / "model.safetensors", metadata={"format": "pt"})
+
+
+NSIG = dict(hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=2, image_size=18, patch_size=6)
+NVILA_TEMPLATE = ("{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\n"
+                  "You are a helpful assistant<|im_end|>\n{% endif %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is "
+                  "string %}{{ m['content'] }}{% else %}{% for p in m['content'] %}{% if p['type'] == 'image' %}<image>"
+                  "{% else %}{{ p['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+                  "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+
+
+def nvila(name, seed):
+    folder = G.ROOT / name
+    cases = {"wide": [FAM.user(FAM.I("odd-a.png"), FAM.T("What is this?"))],
+             "even": [FAM.user(FAM.I("even.png"), FAM.T("And this?"))],
+             "two": [FAM.user(FAM.I("odd-b.png"), FAM.I("odd-a.png"), FAM.T("Which is bigger?"))]}
+    for seed in range(seed, seed + 100000, 1000):
+        v = Nvila(seed)
+        v.write(folder)
+        wrap = transformers.PreTrainedTokenizerFast(tokenizer_object=v.tok, chat_template=NVILA_TEMPLATE)
+        tensors, listed = {}, []
+        for key, messages in sorted(cases.items()):
+            prompt = wrap.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            files = [p["image"] for m in messages for p in m["content"] if p["type"] == "image"]
+            pairs = [v.tiles(folder / f, len(files) == 1) for f in files]
+            feats = [v.features(*p) for p in pairs]
+            raw, ids, k = [], [], 0
+            for t in v.tok.encode(prompt, add_special_tokens=False).ids:
+                raw += [t] + (v.tok.encode("\n").ids if t == v.image else [])
+            for t in raw:
+                ids += [t] * (len(feats[k]) if t == v.image else 1)
+                k += t == v.image
+            n = len(ids)
+            new, margins = greedy(lambda seq: v.run(raw + seq[n:], feats)[-1], ids)
+            if min(margins) <= G.MIN_MARGIN or len(set(new)) < 5 or max(new) >= v.special:
+                break
+            extra = {}
+            for i, (f, t) in enumerate(zip(feats, pairs)):
+                extra[f"vision.{i}"], extra[f"tiles.{i}"] = f, t[0]
+            a, b = case(key, messages, prompt, ids, v.run(raw, feats), new, margins, extra)
+            tensors.update(a)
+            listed.append(b)
+        else:
+            FAM.finish(folder, type("S", (), {"name": name}), seed, (tensors, listed))
+            return
+        print("  not usable:", name, key, min(margins), len(set(new)), flush=True)
+
+
 def vila_prompt(messages):
     out = FAM.VILA_SYSTEM
     for m in messages:
@@ -481,6 +644,7 @@ def write_tokenizer_bin(path, sp):
 def main(only=None):
     jobs = {"vila15-llama": lambda: vila("vila15-llama", "mlp_downsample", True, 201),
             "vila-3x3": lambda: vila("vila-3x3", "mlp_downsample_3x3_fix", False, 202),
+            "nvila-s2": lambda: nvila("nvila-s2", 207),
             "spm": sp_cases,
             "gguf-llama": lambda: gguf_file("gguf-llama", 203),
             "llama2c-v0": lambda: llama2c("llama2c-v0", 0, 204, True),

@@ -32,6 +32,7 @@ static const char *const models[] = {
     "vlmr1-bf16",
     "vila15-llama",
     "vila-3x3",
+    "nvila-s2",
     "gguf-llama",
     "llama2c-v0",
     "llama2c-v1",

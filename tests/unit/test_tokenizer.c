@@ -398,9 +398,12 @@ static void sentencepiece_model(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sentencepiece_model),
-        cmocka_unit_test(every_style),   cmocka_unit_test(lookups),
-        cmocka_unit_test(config_names),  cmocka_unit_test(stream_and_size),
-        cmocka_unit_test(hostile),       cmocka_unit_test(hostile_files),
+        cmocka_unit_test(every_style),
+        cmocka_unit_test(lookups),
+        cmocka_unit_test(config_names),
+        cmocka_unit_test(stream_and_size),
+        cmocka_unit_test(hostile),
+        cmocka_unit_test(hostile_files),
         cmocka_unit_test(out_of_memory),
     };
     return cmocka_run_group_tests_name("tokenizer", tests, NULL, NULL);
