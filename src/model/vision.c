@@ -205,22 +205,32 @@ fail:
     return st;
 }
 
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
 size_t sq_vision_peak(const sq_config *c, const sq_pixels *px) {
+    const int64_t *d = c->dims;
     int qwen = c->tower->kind == SQ_TOWER_QWEN;
     size_t patches = (size_t)(px->grid_t * px->grid_h * px->grid_w),
-           width = (size_t)c->dims[SQ_D_V_WIDTH];
+           width = (size_t)d[SQ_D_V_WIDTH];
     size_t rows = qwen ? patches : (size_t)(px->grid_t * sq_config_tile_rows(c));
-    size_t longest = rows / (size_t)px->grid_t;
-    size_t chunk = rows < SQ_V_CHUNK ? rows : SQ_V_CHUNK, hid = (size_t)c->dims[SQ_D_V_OUT];
+    size_t longest = rows / (size_t)px->grid_t, hid = (size_t)d[SQ_D_V_OUT];
+    size_t chunk = rows < SQ_V_CHUNK ? rows : SQ_V_CHUNK, merged = (size_t)d[SQ_D_V_MERGED];
     size_t floats = patches * (size_t)px->patch_dim + (size_t)px->tokens * hid;
-    floats += rows * width * 5 + chunk * (width + 2 * (size_t)c->dims[SQ_D_V_INTER]);
+    floats += rows * width + chunk * (width + 2 * (size_t)d[SQ_D_V_INTER]);
     floats += (size_t)sq_threads() * SQ_Q_TILE * longest;
-    if (qwen) {
-        floats += rows * (size_t)c->v_head_dim + rows; /* rotary tables, order and bounds */
-    } else {
-        floats += rows * width * (size_t)(c->n_select * (c->n_scales > 1 ? 1 + c->n_scales : 1));
-        floats += px->tile_cols > 0 ? (size_t)(px->grid_t * sq_config_tile_tokens(c)) * hid : 0;
+    size_t widest = larger(merged, (size_t)d[SQ_D_V_INTER]); /* sq_matmul's own scratch */
+    floats += (size_t)sq_threads() * (larger(128 << 10, 16 * widest) + 8 * widest);
+    if (qwen) { /* the merger works in what attention is done with; rotary tables, order, bounds */
+        size_t units = SQ_V_CHUNK / 4;
+        floats += larger(rows * width * 3, merged * units) + larger(rows * width, hid * units);
+        floats += rows * (size_t)c->v_head_dim + 2 * rows;
+        return floats * sizeof(float);
     }
+    size_t tiles = (size_t)px->grid_t, tokens = (size_t)sq_config_tile_tokens(c);
+    floats += rows * width * 4 + rows * width * (size_t)c->n_select + 2 * tiles;
+    floats += 2 * tokens * larger(merged, larger((size_t)d[SQ_D_V_MID], hid));
+    floats += px->tile_cols > 0 ? tiles * tokens * hid : 0;
+    floats += c->n_scales > 1 ? tiles * longest * width * (size_t)(c->n_select * c->n_scales) : 0;
     return floats * sizeof(float);
 }
 

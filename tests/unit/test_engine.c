@@ -1,0 +1,219 @@
+/* What a session does with words: templates given or left out, variables, defaults of the
+ * checkpoint, stop strings, limits that are told before work, videos for models without any. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "engine/engine.h"
+
+static char *golden(const char *name) {
+    static char path[4096];
+    const char *root = getenv("SQ_TEST_ROOT");
+    snprintf(path, sizeof path, "%s/tests/golden/models/%s", root ? root : ".", name);
+    return path;
+}
+
+static sq_engine *open_engine(const char *name, const sq_media_options *media) {
+    sq_engine *e = NULL;
+    sq_error err = {0};
+    if (sq_engine_open(&e, golden(name), media, &err) != SQ_OK) {
+        fail_msg("%s", err.text);
+    }
+    return e;
+}
+
+static sq_prompt prompt_of(const sq_engine *e, const sq_input *in) {
+    sq_prompt p;
+    sq_error err = {0};
+    if (sq_engine_prompt(e, in, &p, &err) != SQ_OK) {
+        fail_msg("%s", err.text);
+    }
+    return p;
+}
+
+/* The rendered text of a prompt. */
+static void renders(const sq_engine *e, sq_input in, const char *want) {
+    sq_prompt p = prompt_of(e, &in);
+    assert_string_equal(p.text, want);
+    sq_prompt_free(&p);
+}
+
+#define SAY "[{\"role\": \"user\", \"content\": \"Hi\"}]"
+
+static void templates_by_choice(void **state) {
+    (void)state;
+    sq_engine *e = open_engine("smollm2-like-bf16", NULL);
+    renders(e, (sq_input){.messages = SAY, .chat_template = "raw"}, "Hi");
+    renders(e, (sq_input){.messages = SAY, .chat_template = "chatml"},
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+    renders(e, (sq_input){.messages = SAY, .chat_template = "{{ messages[0]['content'] }}!"},
+            "Hi!");
+    renders(e,
+            (sq_input){.messages = "{\"messages\": " SAY ", \"tools\": [{\"name\": \"f\"}]}",
+                       .chat_template = "{{ tools[0]['name'] }}{{ messages | length }}"},
+            "f1");
+    renders(e, (sq_input){.messages = SAY, .chat_template = "llama-3", .no_generation_prompt = 1},
+            "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>");
+    sq_error err = {0};
+    sq_prompt p;
+    sq_input bad = {.messages = SAY, .chat_template = "nothing"};
+    assert_int_equal(sq_engine_prompt(e, &bad, &p, &err), SQ_EARG);
+    assert_non_null(strstr(err.text, "nothing"));
+    sq_engine_close(&e);
+}
+
+/* BOS comes before raw text where the tokenizer's post-processor puts one. */
+static void raw_text_has_bos(void **state) {
+    (void)state;
+    sq_engine *e = open_engine("llama-linear-f16", NULL);
+    sq_input in = {.messages = SAY, .chat_template = "raw"};
+    sq_prompt p = prompt_of(e, &in);
+    assert_int_equal(p.ids.data[0], 1);
+    assert_int_not_equal(p.ids.data[1], 1);
+    sq_prompt_free(&p);
+    sq_engine_close(&e);
+}
+
+static void defaults_of_the_checkpoint(void **state) {
+    (void)state;
+    sq_sampler s;
+    sq_error err = {0};
+    json_t *g = json_loads(
+        "{\"top_k\": 1, \"top_p\": 0.5, \"repetition_penalty\": 2.0, \"min_p\": 0.1}", 0, NULL);
+    sq_sampling none = {0}, off = {.top_k = -1, .top_p = 1, .repetition_penalty = 1, .min_p = -1};
+    assert_int_equal(sq_sampler_open(&s, &none, g, 4, &err), SQ_OK);
+    assert_int_equal(s.options.top_k, 1);
+    assert_true(s.options.top_p == 0.5 && s.options.repetition_penalty == 2.0 &&
+                s.options.min_p == 0.1);
+    /* Greedy follows the penalty: 3.0 / 2 falls below 2.0. */
+    const float logits[4] = {3.0f, 2.0f, -1.0f, 0.0f};
+    const int32_t seen[] = {0};
+    assert_int_equal(sq_sampler_next(&s, logits, seen, 1), 1);
+    sq_sampler_close(&s);
+    assert_int_equal(sq_sampler_open(&s, &off, g, 4, &err), SQ_OK);
+    assert_int_equal(s.options.top_k, 0);
+    assert_int_equal(sq_sampler_next(&s, logits, seen, 1), 0);
+    sq_sampler_close(&s);
+    json_decref(g);
+}
+
+static void stop_strings(void **state) {
+    (void)state;
+    sq_engine *e = open_engine("qwen2-text-f32", NULL);
+    sq_conversation *c = NULL;
+    sq_error err = {0};
+    sq_result r;
+    sq_input in = {.messages = SAY};
+    sq_sampling o = {.max_new_tokens = 24, .repetition_penalty = 1};
+    assert_int_equal(sq_conversation_open(&c, e, &err), SQ_OK);
+    assert_int_equal(sq_conversation_generate(c, &in, &o, NULL, NULL, &r, &err), SQ_OK);
+    assert_true(strlen(r.text) > 8);
+    char *whole = strdup(r.text), cut[4] = {whole[4], whole[5], whole[6], 0};
+    const char *const stops[] = {"never there", cut};
+    o.stop = stops;
+    o.n_stop = 2;
+    assert_int_equal(sq_conversation_generate(c, &in, &o, NULL, NULL, &r, &err), SQ_OK);
+    assert_string_equal(r.finish_reason, "stop");
+    assert_int_equal(strlen(r.text), (size_t)(strstr(whole, cut) - whole));
+    assert_memory_equal(r.text, whole, strlen(r.text));
+    free(whole);
+    sq_conversation_close(&c);
+    sq_engine_close(&e);
+}
+
+#define LOOK                                                                                       \
+    "[{\"role\": \"user\", \"content\": [{\"type\": \"image\", \"image\": \"odd-a.png\"}, "        \
+    "{\"type\": \"text\", \"text\": \"?\"}]}]"
+
+/* Refused from the picture's header, with both numbers. */
+static void limits_before_pixels(void **state) {
+    (void)state;
+    char base[4096];
+    snprintf(base, sizeof base, "%s", golden("media"));
+    sq_engine *e = open_engine("qwen2vl-nested-f32", NULL);
+    sq_input in = {.messages = LOOK, .base_dir = base};
+    sq_error err = {0};
+    sq_prompt p;
+    int64_t positions = e->net->config.max_positions;
+    e->net->config.max_positions = 20;
+    assert_int_equal(sq_engine_prompt(e, &in, &p, &err), SQ_ELIMIT);
+    assert_non_null(strstr(err.text, "at most 20"));
+    e->net->config.max_positions = positions;
+    sq_memory_limit(sq_memory_used() + 100000);
+    assert_int_equal(sq_engine_prompt(e, &in, &p, &err), SQ_ENOMEM);
+    sq_memory_limit(0);
+    p = prompt_of(e, &in);
+    sq_prompt_free(&p);
+    sq_engine_close(&e);
+}
+
+/* What the tower allocates stays below what was said before. */
+static void vision_peak_is_kept(void **state) {
+    static const char *const models[] = {"qwen25vl-nested-f32", "llavanext-clip-f32", "nvila-s2"};
+    (void)state;
+    char base[4096];
+    snprintf(base, sizeof base, "%s", golden("media"));
+    for (size_t i = 0; i < 3; i++) {
+        sq_engine *e = open_engine(models[i], NULL);
+        sq_input in = {.messages = LOOK, .base_dir = base};
+        sq_prompt p = prompt_of(e, &in);
+        const sq_pixels *px = &p.slots[0].pixels;
+        size_t need = sq_vision_peak(&e->net->config, px),
+               width = (size_t)e->net->config.dims[SQ_D_HIDDEN];
+        size_t patches =
+            (size_t)(px->grid_t * px->grid_h * px->grid_w * px->patch_dim) * sizeof(float);
+        sq_error err = {0};
+        sq_work *w = NULL;
+        /* The patches are there already; 64 KiB for what is rounded up. */
+        sq_memory_limit(sq_memory_used() + need - patches + 65536);
+        assert_int_equal(sq_work_open(&w, e->net, &err), SQ_OK);
+        float *out = sq_alloc((size_t)px->tokens * width, sizeof *out, "features", &err);
+        assert_non_null(out);
+        if (sq_vision_forward(e->net, w, px, out, NULL, &err) != SQ_OK) {
+            fail_msg("%s: %s", models[i], err.text);
+        }
+        sq_memory_limit(0);
+        sq_free(out);
+        sq_work_close(&w);
+        sq_prompt_free(&p);
+        sq_engine_close(&e);
+    }
+}
+
+/* VILA takes a video as pictures: num_video_frames of them, or as many as the flags say. */
+static void video_as_frames(void **state) {
+    (void)state;
+    char base[4096];
+    snprintf(base, sizeof base, "%s", golden("media"));
+    sq_media_options two = {.max_frames = 2};
+    for (int i = 0; i < 2; i++) {
+        sq_engine *e = open_engine("vila15-llama", i == 0 ? NULL : &two);
+        sq_input in = {.messages =
+                           "[{\"role\": \"user\", \"content\": [{\"type\": \"video\", \"video\": "
+                           "\"six-rgb.mp4\"}, {\"type\": \"text\", \"text\": \"?\"}]}]",
+                       .base_dir = base};
+        sq_prompt p = prompt_of(e, &in);
+        assert_int_equal(p.n_slots, i == 0 ? 3 : 2);
+        assert_int_not_equal(p.slots[0].hash, p.slots[1].hash);
+        sq_prompt_free(&p);
+        sq_engine_close(&e);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(templates_by_choice),
+        cmocka_unit_test(raw_text_has_bos),
+        cmocka_unit_test(defaults_of_the_checkpoint),
+        cmocka_unit_test(stop_strings),
+        cmocka_unit_test(limits_before_pixels),
+        cmocka_unit_test(vision_peak_is_kept),
+        cmocka_unit_test(video_as_frames),
+    };
+    return cmocka_run_group_tests_name("engine", tests, NULL, NULL);
+}
