@@ -140,7 +140,9 @@ SQ_API sq_status sq_text_codec_decode(sq_text_codec *codec, const int32_t *ids, 
 typedef enum sq_indivisible { SQ_PAD, SQ_SMALLER_GROUP, SQ_CHANNEL, SQ_KEEP } sq_indivisible;
 
 typedef struct sq_quantize_options {
-    const char *method;   /* "rtn", "awq" (default) */
+    const char *method;   /* "rtn", "awq" (default), "gptq", "awq+gptq" */
+    double damp;          /* GPTQ: share of the mean diagonal; 0: 0.01 */
+    int no_act_order;     /* GPTQ: columns as they lie */
     const char *scheme;   /* "w4a16" (default), "w8a16" */
     int64_t group_size;   /* 0: 128; -1: one group a row */
     int symmetric;        /* 0: asymmetric */

@@ -50,6 +50,7 @@ typedef struct search {
     const sq_stat *stat;
     float *d, *tmp, *scaled; /* ROW_BLOCK rows each */
     float *best, *cand, *xm, *wm;
+    sq_gptq gptq; /* of the scale at hand; factor NULL: none */
 } search;
 
 static double candidate_loss(const search *s, const float *scale) {
@@ -327,9 +328,44 @@ static double stored_error(const search *s, int l, const sq_codes *c, const floa
     return sum / rows * (double)n / (double)seen;
 }
 
-/* Codes of linear l under a scale, with the clip if it helps. ws: scratch [n][k]. */
+/* Takes the candidate when its error is below; closes what is not kept. */
+static int keep_better(sq_codes *best, double *error, sq_codes *cand, double e) {
+    int better = e < *error;
+    if (better) {
+        *error = e;
+        sq_codes swap = *best;
+        *best = *cand;
+        *cand = swap;
+    }
+    sq_codes_close(cand);
+    return better;
+}
+
+/* The same scales and zero points, rounded by GPTQ, where that is better. */
+static sq_status round_again(const search *s, int l, const float *scale, const float *ws,
+                             sq_codes *out, double *error, int *used, sq_error *err) {
+    sq_codes c = {0};
+    sq_status st = sq_codes_open(&c, &out->grid, out->n, err);
+    if (st != SQ_OK) {
+        return st;
+    }
+    size_t cells = (size_t)(out->n * (out->grid.k_padded / out->grid.group));
+    memcpy(c.codes, out->codes, (size_t)(out->n * out->grid.k_padded)); /* the padding's codes */
+    memcpy(c.scales, out->scales, cells * sizeof *c.scales);
+    memcpy(c.zeros, out->zeros, cells);
+    st = sq_gptq_codes(&s->gptq, ws, &c, err);
+    if (st != SQ_OK) {
+        sq_codes_close(&c);
+        return st;
+    }
+    *used |= keep_better(out, error, &c, stored_error(s, l, &c, scale));
+    return SQ_OK;
+}
+
+/* Codes of linear l under a scale, with the clip if it helps and GPTQ's rounding if it is wanted.
+ * ws: scratch [n][k]. */
 static sq_status encode(const search *s, int l, const float *scale, int clip, float *ws,
-                        sq_codes *out, double *error, sq_error *err) {
+                        sq_codes *out, double *error, int *gptq, sq_error *err) {
     const sq_grid *g = &s->g->grids[l];
     int64_t n = s->g->linears[l]->weight.n, k = g->k, groups = g->k_padded / g->group;
     sq_range *ranges = NULL;
@@ -344,6 +380,9 @@ static sq_status encode(const search *s, int l, const float *scale, int clip, fl
     SQ_TRY(sq_codes_open(out, g, n, err));
     sq_quantize_rows(out, ws, NULL);
     *error = stored_error(s, l, out, scale);
+    if (gptq != NULL && s->gptq.factor != NULL) {
+        SQ_TRY(round_again(s, l, scale, ws, out, error, gptq, err));
+    }
     if (clip && s->stat != NULL) {
         ranges = sq_alloc((size_t)(n * groups), sizeof *ranges, "clip search", err);
         st = ranges == NULL ? SQ_ENOMEM : sq_codes_open(&clipped, g, n, err);
@@ -353,12 +392,10 @@ static sq_status encode(const search *s, int l, const float *scale, int clip, fl
         if (st == SQ_OK) {
             sq_quantize_rows(&clipped, ws, ranges);
             double e = stored_error(s, l, &clipped, scale);
-            if (e < *error) {
-                *error = e;
-                sq_codes_close(out);
-                *out = clipped;
-                clipped = (sq_codes){0};
+            if (gptq != NULL && s->gptq.factor != NULL) {
+                SQ_TRY(round_again(s, l, scale, ws, &clipped, &e, gptq, err));
             }
+            keep_better(out, error, &clipped, e);
         }
     }
 fail:
@@ -389,44 +426,87 @@ static int stat_usable(const sq_stat *s) {
     return 1;
 }
 
-static sq_status encode_all(const search *s, const float *scale, float *ws, sq_tap_result *out,
+static sq_status encode_all(search *s, const float *scale, float *ws, sq_tap_result *out,
                             int *worse, sq_error *err) {
+    const sq_tap_group *g = s->g;
+    sq_status st = SQ_OK;
     *worse = 0;
-    for (int l = 0; l < s->g->n; l++) {
+    sq_gptq_close(&s->gptq);
+    if (g->gptq && s->stat != NULL) {
+        SQ_TRY(sq_gptq_open(&s->gptq, s->stat, scale, &g->gptq_options, err));
+    }
+    for (int l = 0; l < g->n; l++) {
+        int gptq = 0, awq = scale != NULL || (g->scale && g->clip && s->stat != NULL);
         sq_codes_close(&out->codes[l]);
-        sq_status st = encode(s, l, scale, s->g->clip, ws, &out->codes[l], &out->error[l], err);
-        if (st != SQ_OK) {
-            return st;
-        }
+        SQ_TRY(encode(s, l, scale, g->clip, ws, &out->codes[l], &out->error[l], &gptq, err));
+        out->method[l] = awq && gptq ? "awq+gptq" : awq ? "awq" : gptq ? "gptq" : "rtn";
+        out->fallback[l] =
+            g->gptq && !gptq && s->stat != NULL
+                ? (s->gptq.factor == NULL ? "GPTQ: the second moments cannot be factored"
+                                          : "GPTQ's rounding is not better here")
+                : out->fallback[l];
         *worse |= !(out->error[l] <= out->rtn_error[l]);
     }
-    return SQ_OK;
+fail:
+    sq_gptq_close(&s->gptq);
+    return st;
 }
 
-static sq_status run(search *s, int may_scale, float *ws, sq_tap_result *out, sq_error *err) {
-    sq_status st = SQ_OK;
-    int worse = 0;
-    for (int l = 0; l < s->g->n; l++) {
-        sq_codes plain;
-        st = encode(s, l, NULL, 0, ws, &plain, &out->rtn_error[l], err);
-        sq_codes_close(&plain);
-        if (st != SQ_OK) {
-            return st;
-        }
+static double total(const double *error, int n) {
+    double sum = 0;
+    for (int i = 0; i < n; i++) {
+        sum += error[i];
     }
-    if (may_scale && s->stat != NULL && search_scale(s)) {
-        SQ_TRY(encode_all(s, s->best, ws, out, &worse, err));
-        if (!worse) {
-            out->scale = s->best;
-            s->best = NULL;
-            return SQ_OK;
-        }
-        for (int l = 0; l < s->g->n; l++) {
-            out->fallback[l] = "a scale made one of the linears worse than round-to-nearest";
-        }
+    return sum;
+}
+
+/* What round-to-nearest alone gives: no result is above it. */
+static sq_status plain_errors(const search *s, float *ws, sq_tap_result *out, sq_error *err) {
+    sq_status st = SQ_OK;
+    for (int l = 0; st == SQ_OK && l < s->g->n; l++) {
+        sq_codes plain;
+        st = encode(s, l, NULL, 0, ws, &plain, &out->rtn_error[l], NULL, err);
+        sq_codes_close(&plain);
+    }
+    return st;
+}
+
+/* With the scale and, where GPTQ follows, without it too: the scale was found for rounding to
+ * nearest. */
+static sq_status run(search *s, int may_scale, float *ws, sq_tap_result *out, sq_error *err) {
+    const sq_tap_group *g = s->g;
+    sq_tap_result scaled = {0};
+    int worse = 0, tried = 0;
+    sq_status st;
+    SQ_TRY(plain_errors(s, ws, out, err));
+    if (may_scale && g->scale && s->stat != NULL && search_scale(s)) {
+        memcpy(scaled.rtn_error, out->rtn_error, sizeof scaled.rtn_error);
+        SQ_TRY(encode_all(s, s->best, ws, &scaled, &worse, err));
+        tried = 1;
+    }
+    if (tried && !worse && !g->gptq) {
+        goto take;
     }
     SQ_TRY(encode_all(s, NULL, ws, out, &worse, err));
+    for (int l = 0; tried && !g->gptq && l < g->n; l++) {
+        out->fallback[l] = "a scale made one of the linears worse than round-to-nearest";
+    }
+    if (!tried || worse || !(total(scaled.error, g->n) < total(out->error, g->n))) {
+        goto fail;
+    }
+take:
+    for (int l = 0; l < g->n; l++) {
+        if (!(scaled.error[l] <= scaled.rtn_error[l])) {
+            goto fail; /* another linear of the tap pays for the gain */
+        }
+    }
+    scaled.scale = s->best;
+    s->best = NULL;
+    sq_tap_result swap = *out;
+    *out = scaled;
+    scaled = swap;
 fail:
+    sq_tap_result_close(&scaled);
     return st;
 }
 

@@ -6,6 +6,7 @@
 #define SQ_QUANT_AWQ_H
 
 #include "quant/codes.h"
+#include "quant/gptq.h"
 #include "quant/stats.h"
 
 enum { SQ_TAP_LINEARS = 4 };
@@ -17,7 +18,10 @@ typedef struct sq_tap_group {
     const sq_linear *linears[SQ_TAP_LINEARS];
     float *w[SQ_TAP_LINEARS]; /* [n][k], owned by the caller */
     sq_grid grids[SQ_TAP_LINEARS];
-    int clip;      /* 1: search a clip */
+    int scale; /* 1: search a scale for the input channels (AWQ) */
+    int clip;  /* 1: search a clip */
+    int gptq;  /* 1: round by GPTQ where that is better */
+    sq_gptq_options gptq_options;
     int64_t share; /* query heads that read one v channel; 1 elsewhere */
     int64_t head_dim;
 } sq_tap_group;
@@ -27,6 +31,7 @@ typedef struct sq_tap_result {
     sq_codes codes[SQ_TAP_LINEARS];       /* of W * scale */
     double error[SQ_TAP_LINEARS];         /* mean squared output error a row, of what is stored */
     double rtn_error[SQ_TAP_LINEARS];     /* of round to nearest without scale and clip */
+    const char *method[SQ_TAP_LINEARS];   /* "rtn", "awq", "gptq", "awq+gptq": what it came to */
     const char *fallback[SQ_TAP_LINEARS]; /* why plain rounding was taken; NULL */
 } sq_tap_result;
 

@@ -6,7 +6,7 @@ typedef struct making {
     sq_plan *plan;
     const sq_quantize_options *o;
     int64_t group;
-    int bits, vision_bits, awq;
+    int bits, vision_bits, awq, gptq;
 } making;
 
 static sq_status count(void *user, sq_linear *l, sq_error *err) {
@@ -55,8 +55,7 @@ static sq_status decide(void *user, sq_linear *l, sq_error *err) {
         return sq_fail(err, SQ_EARG, "'%s' is quantized already; wanted the original checkpoint",
                        l->name);
     }
-    *r =
-        (sq_plan_row){.linear = l, .quantize = bits != 0, .awq = m->awq && l->part == SQ_PART_TEXT};
+    *r = (sq_plan_row){.linear = l, .quantize = bits != 0, .awq = m->awq, .gptq = m->gptq};
     r->grid = (sq_grid){.bits = bits, .symmetric = m->o->symmetric, .scale_type = l->file->dtype};
     if (r->quantize) {
         fit_group(r, m->group, m->o->indivisible);
@@ -68,12 +67,20 @@ static int is(const char *value, const char *name, const char *fallback) {
     return strcmp(value == NULL ? fallback : value, name) == 0;
 }
 
+int sq_plan_needs_data(const sq_quantize_options *o) { return !is(o->method, "rtn", "awq"); }
+
 sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_options *o,
                        sq_error *err) {
     *out = (sq_plan){0};
-    making m = {.plan = out, .o = o, .awq = is(o->method, "awq", "awq")};
-    if (!m.awq && !is(o->method, "rtn", "awq")) {
-        return sq_fail(err, SQ_EARG, "method '%s' is not there; wanted rtn or awq", o->method);
+    making m = {.plan = out, .o = o};
+    m.awq = is(o->method, "awq", "awq") || is(o->method, "awq+gptq", "awq");
+    m.gptq = is(o->method, "gptq", "awq") || is(o->method, "awq+gptq", "awq");
+    if (!m.awq && !m.gptq && !is(o->method, "rtn", "awq")) {
+        return sq_fail(err, SQ_EARG, "method '%s' is not there; wanted rtn, awq, gptq or awq+gptq",
+                       o->method);
+    }
+    if (!(o->damp >= 0 && o->damp <= 1)) {
+        return sq_fail(err, SQ_EARG, "damping out of range; got %g, wanted 0..1", o->damp);
     }
     m.bits = is(o->scheme, "w4a16", "w4a16") ? 4 : is(o->scheme, "w8a16", "w4a16") ? 8 : 0;
     if (m.bits == 0) {
@@ -95,8 +102,9 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
                        "group size out of range; got %lld, wanted -1 or a multiple of 4",
                        (long long)m.group);
     }
-    if (m.awq && o->calib == NULL && o->stats == NULL) {
-        sq_fail(err, SQ_EARG, "method awq needs data; wanted --calib FILE.jsonl or --stats FILE");
+    if (sq_plan_needs_data(o) && o->calib == NULL && o->stats == NULL) {
+        sq_fail(err, SQ_EARG, "method %s needs data; wanted --calib FILE.jsonl or --stats FILE",
+                o->method == NULL ? "awq" : o->method);
         sq_hint(err, "add --calib FILE.jsonl, or use --method rtn");
         return SQ_EARG;
     }

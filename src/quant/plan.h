@@ -9,7 +9,7 @@
 
 typedef struct sq_plan_row {
     const sq_linear *linear;
-    int quantize, awq;
+    int quantize, awq, gptq;
     sq_grid grid;
     const char *note; /* what was done about columns that the group does not divide; NULL */
 } sq_plan_row;
@@ -22,6 +22,8 @@ typedef struct sq_plan {
 /* Checks the options (SQ_EARG names the one that is wrong) and decides. */
 sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_options *options,
                        sq_error *err);
+/* Whether the method works from data. */
+int sq_plan_needs_data(const sq_quantize_options *options);
 void sq_plan_close(sq_plan *p);
 const sq_plan_row *sq_plan_find(const sq_plan *p, const sq_linear *l);
 

@@ -38,12 +38,12 @@ static sq_status tick(const job *j, const char *stage, int64_t done, int64_t tot
 static json_t *number(double v) { return isfinite(v) ? json_real(v) : json_null(); }
 
 static json_t *entry(const job *j, const sq_linear *l, const sq_codes *c, const sq_tap_result *r,
-                     int i, int awq) {
+                     int i) {
     const sq_plan_row *row = sq_plan_find(&j->plan, l);
     const sq_grid *g = &c->grid;
     json_t *e =
         json_pack("{s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:s?, s:s?}", "name", l->file_name, "method",
-                  awq && r->fallback[i] == NULL ? "awq" : "rtn", "bits", g->bits, "group_size",
+                  r->method[i] == NULL ? "rtn" : r->method[i], "bits", g->bits, "group_size",
                   (json_int_t)g->group, "padded_columns", (json_int_t)(g->k_padded - g->k), "error",
                   number(r->error[i]), "rtn_error", number(r->rtn_error[i]), "fallback",
                   r->fallback[i], "note", row->note);
@@ -77,7 +77,10 @@ static sq_status load_group(job *j, sq_tap_group *g, const sq_block *b, const sq
         g->k = l->weight.k;
         g->linears[g->n] = l;
         g->grids[g->n] = p->grid;
+        g->scale = p->awq;
         g->clip = !j->o->no_clip;
+        g->gptq = p->gptq;
+        g->gptq_options = (sq_gptq_options){j->o->damp, j->o->no_act_order};
         g->w[g->n++] = w;
         sq_map_release(l->file->data, l->file->bytes);
     }
@@ -114,14 +117,14 @@ typedef struct layer_state {
 } layer_state;
 
 static sq_status write_group(job *j, const layer_state *s, const sq_tap_group *g,
-                             const sq_tap_result *r, int awq) {
+                             const sq_tap_result *r) {
     double t = sq_now();
     for (int i = 0; i < g->n; i++) {
         sq_status st = sq_output_codes(&j->out, g->linears[i], &r->codes[i], j->err);
         if (st != SQ_OK) {
             return st;
         }
-        json_array_append_new(s->entries, entry(j, g->linears[i], &r->codes[i], r, i, awq));
+        json_array_append_new(s->entries, entry(j, g->linears[i], &r->codes[i], r, i));
     }
     j->write_s += sq_now() - t;
     return SQ_OK;
@@ -139,7 +142,7 @@ static sq_status quantize_group(job *j, layer_state *s, int tap, const sq_stat *
     }
     g.share = f != NULL && f->per_kv ? c->heads / c->kv_heads : 1;
     SQ_TRY(sq_quantize_tap(&g, stat, folds, &r, j->err));
-    SQ_TRY(write_group(j, s, &g, &r, stat != NULL));
+    SQ_TRY(write_group(j, s, &g, &r));
     if (r.scale != NULL && f->linear >= 0) {
         s->row_scale[f->linear] = row_divisors(j, f, r.scale, s->b->linears[f->linear].weight.n);
         st = s->row_scale[f->linear] == NULL ? SQ_ENOMEM : SQ_OK;
@@ -349,6 +352,7 @@ static sq_status fingerprint(const char *model, const sq_quantize_options *o, co
                              char out[17], sq_error *err) {
     sq_buf b = {0};
     char *config = json_dumps(net->config.json, JSON_COMPACT | JSON_SORT_KEYS);
+    sq_buf_printf(&b, "%g|%d|", o->damp, o->no_act_order);
     sq_buf_printf(&b, "%s|%s|%s|%lld|%d|%s|%lld|%lld|%d|%d|%llu|%zu|", config == NULL ? "" : config,
                   o->method == NULL ? "awq" : o->method, o->scheme == NULL ? "w4a16" : o->scheme,
                   (long long)o->group_size, o->symmetric, o->vision == NULL ? "keep" : o->vision,
@@ -448,12 +452,12 @@ static void note_padding(const job *j) {
 static sq_status make_folder(job *j, const char *model, const char *out) {
     char mark[17];
     const sq_quantize_options *o = j->o;
-    int awq = o->method == NULL || strcmp(o->method, "awq") == 0;
+    int data = sq_plan_needs_data(o);
     sq_status st;
     SQ_TRY(sq_net_open(&j->net, model, j->err));
     SQ_TRY(sq_plan_make(&j->plan, j->net, o, j->err));
     SQ_TRY(fingerprint(model, o, j->net, mark, j->err));
-    if (awq && o->stats != NULL) {
+    if (data && o->stats != NULL) {
         SQ_TRY(sq_checkpoint_open(&j->stats_file, o->stats, j->err));
     }
     SQ_TRY(sq_output_open(&j->out, j->net, &j->plan, model, out, mark, !o->no_resume, j->err));
@@ -461,7 +465,7 @@ static sq_status make_folder(job *j, const char *model, const char *out) {
     if (j->out.resumed) {
         sq_progress_note(j->progress, "resuming '%s'", j->out.partial);
     }
-    if (awq && j->stats_file == NULL) {
+    if (data && j->stats_file == NULL) {
         SQ_TRY(sq_frontend_open(&j->front, model, &j->net->config, j->err));
         SQ_TRY(read_data(j, j->out.partial));
     }

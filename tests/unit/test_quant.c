@@ -49,6 +49,124 @@ static void path_of(char *out, size_t cap, const char *name) {
     snprintf(out, cap, "%s/%s", dir, name);
 }
 
+/* ---- GPTQ against the published algorithm in float64 (tests/oracle/gen_gptq.py) ---- */
+
+static const sq_tensor *gptq_tensor(const sq_checkpoint *f, const char *name, const char *what) {
+    char key[64];
+    snprintf(key, sizeof key, "%s.%s", name, what);
+    const sq_tensor *t = sq_checkpoint_find(f, key);
+    assert_non_null(t);
+    return t;
+}
+
+static double weighted_error(const float *w, const float *xx, const sq_codes *c) {
+    int64_t k = c->grid.k;
+    double sum = 0, *d = malloc((size_t)k * sizeof *d);
+    float *back = malloc((size_t)k * sizeof *back);
+    for (int64_t r = 0; r < c->n; r++) {
+        sq_codes_row(c, r, back);
+        for (int64_t i = 0; i < k; i++) {
+            d[i] = (double)(back[i] - w[r * k + i]);
+        }
+        for (int64_t i = 0; i < k; i++) {
+            for (int64_t j = 0; j < k; j++) {
+                sum += d[i] * d[j] * (double)xx[i * k + j];
+            }
+        }
+    }
+    free(d);
+    free(back);
+    return sum;
+}
+
+static void gptq_case(const sq_checkpoint *f, const char *name) {
+    int32_t m[6];
+    memcpy(m, gptq_tensor(f, name, "meta")->data, sizeof m);
+    int64_t n = m[0], k = m[1], group = m[2], padded = sq_round_up(k, group),
+            groups = padded / group;
+    sq_grid grid = {.bits = m[3], .symmetric = m[4], .group = group, .k = k, .k_padded = padded};
+    float *w = malloc((size_t)(n * k) * 4), *xx = malloc((size_t)(k * k) * 4);
+    memcpy(w, gptq_tensor(f, name, "w")->data, (size_t)(n * k) * 4);
+    memcpy(xx, gptq_tensor(f, name, "xx")->data, (size_t)(k * k) * 4);
+    const uint8_t *want = gptq_tensor(f, name, "codes")->data;
+    sq_stat stat = {.k = k, .rows = 400, .xx = xx};
+    sq_gptq_options o = {.natural_order = !m[5]};
+    sq_gptq g;
+    sq_codes c, plain;
+    sq_error err = {0};
+    assert_int_equal(sq_codes_open(&c, &grid, n, &err), SQ_OK);
+    assert_int_equal(sq_codes_open(&plain, &grid, n, &err), SQ_OK);
+    sq_quantize_rows(&plain, w, NULL);
+    memcpy(c.scales, gptq_tensor(f, name, "scales")->data, (size_t)(n * groups) * 4);
+    memcpy(c.zeros, gptq_tensor(f, name, "zeros")->data, (size_t)(n * groups));
+    assert_int_equal(sq_gptq_open(&g, &stat, NULL, &o, &err), SQ_OK);
+    assert_non_null(g.factor);
+    assert_int_equal(sq_gptq_codes(&g, w, &c, &err), SQ_OK);
+    size_t off = 0;
+    for (int64_t r = 0; r < n; r++) {
+        for (int64_t i = 0; i < k; i++) {
+            off += c.codes[r * padded + i] != want[r * k + i];
+        }
+    }
+    /* A value half way between two codes may fall to either side in f32, and carries its row along.
+     */
+    if (off * 50 > (size_t)(n * k)) {
+        fail_msg("%s: %zu of %d codes differ", name, off, (int)(n * k));
+    }
+    double e = weighted_error(w, xx, &c), rtn = weighted_error(w, xx, &plain);
+    if (!(e < 0.9 * rtn)) {
+        fail_msg("%s: error %g of round-to-nearest", name, e / rtn);
+    }
+    for (int64_t r = 0; r < n; r++) {
+        for (int64_t i = 0; i < k; i++) {
+            c.codes[r * padded + i] = want[r * k + i];
+        }
+    }
+    assert_true(fabs(e - weighted_error(w, xx, &c)) <= 0.01 * e);
+    sq_gptq_close(&g);
+    sq_codes_close(&c);
+    sq_codes_close(&plain);
+    free(w);
+    free(xx);
+}
+
+static void gptq_as_published(void **state) {
+    static const char *const names[] = {"asym", "sym", "natural", "dead", "eight", "ragged"};
+    (void)state;
+    char path[600];
+    sq_checkpoint *f = NULL;
+    sq_error err = {0};
+    snprintf(path, sizeof path, "%s/tests/golden/quant/gptq.safetensors", getenv("SQ_TEST_ROOT"));
+    assert_int_equal(sq_checkpoint_open(&f, path, &err), SQ_OK);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        gptq_case(f, names[i]);
+    }
+    sq_checkpoint_close(&f);
+}
+
+/* Second moments that cannot be factored: more damping in f64, and at last no factor, never an
+ * abort. */
+static void gptq_without_a_factor(void **state) {
+    (void)state;
+    enum { K = 40 };
+    static float xx[K * K];
+    sq_stat stat = {.k = K, .rows = 1, .xx = xx};
+    sq_gptq_options o = {0};
+    sq_gptq g;
+    sq_error err = {0};
+    for (int i = 0; i < K * K; i++) {
+        xx[i] =
+            i % (K + 1) == 0 ? 1.0f : 1.2f; /* not a product X'X: every 2 x 2 minor is negative */
+    }
+    assert_int_equal(sq_gptq_open(&g, &stat, NULL, &o, &err), SQ_OK);
+    assert_true(g.factor == NULL || g.damp > 0.1);
+    sq_gptq_close(&g);
+    memset(xx, 0, sizeof xx);
+    assert_int_equal(sq_gptq_open(&g, &stat, NULL, &o, &err), SQ_OK);
+    assert_null(g.factor);
+    sq_gptq_close(&g);
+}
+
 static void rounding_is_half_to_even(void **state) {
     (void)state;
     sq_grid g = {.bits = 4, .group = 4, .k = 4, .k_padded = 4, .scale_type = SQ_F32};
@@ -274,6 +392,7 @@ static void resumes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gptq_as_published),         cmocka_unit_test(gptq_without_a_factor),
         cmocka_unit_test(rounding_is_half_to_even),  cmocka_unit_test(never_worse_than_rtn),
         cmocka_unit_test(padding_is_listed),         cmocka_unit_test(bad_options_are_refused),
         cmocka_unit_test(verification_finds_damage), cmocka_unit_test(resumes),

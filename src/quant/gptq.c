@@ -1,0 +1,268 @@
+#include "quant/gptq.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+enum { BLOCK = 128, ROWS = 256 };
+
+/* ---- factoring ---- */
+
+/* The diagonal block at `at` of a[k][k]; 0 when it is not positive. */
+static int factor_diagonal(float *a, int64_t k, int64_t at, int64_t n) {
+    for (int64_t j = 0; j < n; j++) {
+        float *row = a + (at + j) * k + at;
+        for (int64_t i = 0; i <= j; i++) {
+            const float *other = a + (at + i) * k + at;
+            double sum = (double)row[i];
+            for (int64_t c = 0; c < i; c++) {
+                sum -= (double)row[c] * (double)other[c];
+            }
+            if (i < j) {
+                row[i] = (float)(sum / (double)other[i]);
+            } else if (!(sum > 0) || !isfinite(sum)) {
+                return 0;
+            } else {
+                row[j] = (float)sqrt(sum);
+            }
+        }
+    }
+    return 1;
+}
+
+/* Rows below the block: X L' = A. */
+static void solve_below(float *a, int64_t k, int64_t at, int64_t n) {
+#pragma omp parallel for schedule(static)
+    for (int64_t r = at + n; r < k; r++) {
+        float *x = a + r * k + at;
+        for (int64_t i = 0; i < n; i++) {
+            const float *l = a + (at + i) * k + at;
+            float sum = x[i];
+            for (int64_t c = 0; c < i; c++) {
+                sum -= x[c] * l[c];
+            }
+            x[i] = sum / l[i];
+        }
+    }
+}
+
+/* Right-looking blocked Cholesky of the lower triangle, in place. */
+static int factor_f32(float *a, int64_t k) {
+    for (int64_t at = 0; at < k; at += BLOCK) {
+        int64_t n = k - at < BLOCK ? k - at : BLOCK;
+        if (!factor_diagonal(a, k, at, n)) {
+            return 0;
+        }
+        solve_below(a, k, at, n);
+        for (int64_t r = at + n; r < k; r += BLOCK) {
+            int64_t m = k - r < BLOCK ? k - r : BLOCK, from = at + n;
+            sq_sgemm(1, m, r + m - from, n, -1.0f, a + r * k + at, k, a + from * k + at, k, 1.0f,
+                     a + r * k + from, k);
+        }
+    }
+    return 1;
+}
+
+/* The same in doubles, row by row; for what f32 cannot do. */
+static int factor_f64(double *a, int64_t k) {
+    for (int64_t j = 0; j < k; j++) {
+        double *row = a + j * k, pivot = row[j];
+        for (int64_t c = 0; c < j; c++) {
+            pivot -= row[c] * row[c];
+        }
+        if (!(pivot > 0) || !isfinite(pivot)) {
+            return 0;
+        }
+        row[j] = sqrt(pivot);
+#pragma omp parallel for schedule(static)
+        for (int64_t r = j + 1; r < k; r++) {
+            double *x = a + r * k, sum = x[j];
+            for (int64_t c = 0; c < j; c++) {
+                sum -= x[c] * row[c];
+            }
+            x[j] = sum / row[j];
+        }
+    }
+    return 1;
+}
+
+/* ---- the matrix ---- */
+
+typedef struct ranked {
+    double value;
+    int32_t column;
+} ranked;
+
+static int smaller_first(const void *a, const void *b) {
+    const ranked *x = a, *y = b;
+    return x->value != y->value ? (x->value < y->value ? -1 : 1) : y->column - x->column;
+}
+
+static double diagonal(const sq_stat *s, const float *scale, int64_t c) {
+    double v = (double)s->xx[c * s->k + c];
+    return scale == NULL ? v : v / ((double)scale[c] * (double)scale[c]);
+}
+
+/* The order of the indices: rounding goes from the last to the first. Returns the mean diagonal. */
+static double set_order(sq_gptq *g, const sq_stat *s, const float *scale, int natural, ranked *p) {
+    double mean = 0;
+    for (int64_t c = 0; c < g->k; c++) {
+        p[c] = (ranked){diagonal(s, scale, c), (int32_t)c};
+        mean += p[c].value / (double)g->k;
+    }
+    if (natural) {
+        for (int64_t i = 0; i < g->k; i++) {
+            g->order[i] = (int32_t)(g->k - 1 - i);
+        }
+    } else {
+        qsort(p, (size_t)g->k, sizeof *p, smaller_first);
+        for (int64_t i = 0; i < g->k; i++) {
+            g->order[i] = p[i].column;
+        }
+    }
+    for (int64_t i = 0; i < g->k; i++) {
+        g->dead[i] = !(s->xx[g->order[i] * s->k + g->order[i]] > 0);
+    }
+    return mean;
+}
+
+/* Entry (i, j) of H in the factor's order. */
+static double entry(const sq_gptq *g, const sq_stat *s, const float *scale, int64_t i, int64_t j,
+                    double add) {
+    int64_t a = g->order[i], b = g->order[j];
+    if (g->dead[i] || g->dead[j]) {
+        return i == j ? (add > 0 ? add : 1) : 0;
+    }
+    double v = (double)s->xx[a * s->k + b];
+    v = scale == NULL ? v : v / ((double)scale[a] * (double)scale[b]);
+    return i == j ? v + add : v;
+}
+
+static int try_f32(sq_gptq *g, const sq_stat *s, const float *scale, double add) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < g->k; i++) {
+        for (int64_t j = 0; j < g->k; j++) {
+            g->factor[i * g->k + j] = j <= i ? (float)entry(g, s, scale, i, j, add) : 0.0f;
+        }
+    }
+    return factor_f32(g->factor, g->k);
+}
+
+/* NULL err: without memory for doubles the layer is rounded to nearest. */
+static int try_f64(sq_gptq *g, const sq_stat *s, const float *scale, double add) {
+    double *a = sq_alloc_raw((size_t)g->k, (size_t)g->k * sizeof *a, "a factor in f64", NULL);
+    int ok = a != NULL;
+    for (int64_t i = 0; ok && i < g->k; i++) {
+        for (int64_t j = 0; j <= i; j++) {
+            a[i * g->k + j] = entry(g, s, scale, i, j, add);
+        }
+    }
+    ok = ok && factor_f64(a, g->k);
+    for (int64_t i = 0; ok && i < g->k; i++) {
+        for (int64_t j = 0; j <= i; j++) {
+            g->factor[i * g->k + j] = (float)a[i * g->k + j];
+        }
+    }
+    sq_free(a);
+    return ok;
+}
+
+sq_status sq_gptq_open(sq_gptq *g, const sq_stat *stat, const float *scale,
+                       const sq_gptq_options *o, sq_error *err) {
+    *g = (sq_gptq){.k = stat->k, .damp = o->damp > 0 ? o->damp : 0.01};
+    size_t k = (size_t)g->k;
+    ranked *p = sq_alloc_raw(k, sizeof *p, "an order of columns", err);
+    g->factor = sq_alloc_raw(k, k * sizeof *g->factor, "a Cholesky factor", err);
+    g->order = sq_alloc_raw(k, sizeof *g->order, "an order of columns", err);
+    g->dead = sq_alloc_raw(k, 1, "an order of columns", err);
+    if (p == NULL || g->factor == NULL || g->order == NULL || g->dead == NULL) {
+        sq_free(p);
+        sq_gptq_close(g);
+        return SQ_ENOMEM;
+    }
+    double mean = set_order(g, stat, scale, o->natural_order, p);
+    sq_free(p);
+    int done = mean > 0 && isfinite(mean) && try_f32(g, stat, scale, g->damp * mean);
+    for (; !done && mean > 0 && isfinite(mean) && g->damp <= 1; g->damp *= 10) {
+        done = try_f64(g, stat, scale, g->damp * mean);
+        if (done) {
+            break;
+        }
+    }
+    if (!done) {
+        sq_free(g->factor);
+        g->factor = NULL;
+    }
+    return SQ_OK;
+}
+
+void sq_gptq_close(sq_gptq *g) {
+    sq_free(g->factor);
+    sq_free(g->order);
+    sq_free(g->dead);
+    *g = (sq_gptq){0};
+}
+
+/* ---- rounding ---- */
+
+/* d = w - q of the rows; `carry` is what the errors so far ask of a block's columns. */
+typedef struct rounding {
+    const sq_gptq *g;
+    sq_codes *c;
+    const float *ws;
+    float *d, *carry; /* [ROWS][k], [ROWS][BLOCK] */
+    int64_t first;    /* row of ws */
+} rounding;
+
+/* Columns [at, at + n) of row r, from the last to the first: each wants w plus the errors behind
+ * it, weighted by its column of the factor. */
+static void round_row(const rounding *b, int64_t r, int64_t at, int64_t n) {
+    const sq_gptq *g = b->g;
+    const sq_grid *grid = &b->c->grid;
+    int64_t k = g->k, groups = grid->k_padded / grid->group, row = b->first + r;
+    float top = (float)((1 << grid->bits) - 1), *d = b->d + r * k, *carry = b->carry + r * BLOCK;
+    for (int64_t i = at + n - 1; i >= at; i--) {
+        int64_t col = g->order[i], cell = row * groups + col / grid->group;
+        float s = b->c->scales[cell], z = (float)b->c->zeros[cell];
+        float w = g->dead[i] ? 0.0f : b->ws[row * k + col], pivot = g->factor[i * k + i];
+        float q = rintf((w + carry[i - at] / pivot) / s) + z;
+        q = fminf(fmaxf(q, 0), top);
+        b->c->codes[row * grid->k_padded + col] = (uint8_t)q;
+        d[i] = w - (q - z) * s;
+        const float *l = g->factor + i * k + at;
+        for (int64_t j = 0; j < i - at; j++) {
+            carry[j] += d[i] * l[j];
+        }
+    }
+}
+
+static void round_rows(const rounding *b, int64_t rows) {
+    int64_t k = b->g->k, blocks = (k + BLOCK - 1) / BLOCK;
+    for (int64_t j = blocks - 1; j >= 0; j--) {
+        int64_t at = j * BLOCK, n = k - at < BLOCK ? k - at : BLOCK, behind = at + n;
+        memset(b->carry, 0, (size_t)(rows * BLOCK) * sizeof *b->carry);
+        if (behind < k) {
+            sq_sgemm(0, rows, n, k - behind, 1.0f, b->d + behind, k, b->g->factor + behind * k + at,
+                     k, 0.0f, b->carry, BLOCK);
+        }
+#pragma omp parallel for schedule(static)
+        for (int64_t r = 0; r < rows; r++) {
+            round_row(b, r, at, n);
+        }
+    }
+}
+
+sq_status sq_gptq_codes(const sq_gptq *g, const float *ws, sq_codes *c, sq_error *err) {
+    rounding b = {.g = g, .c = c, .ws = ws};
+    b.d = sq_alloc_raw(ROWS, (size_t)g->k * sizeof *b.d, "errors of rows", err);
+    b.carry = sq_alloc_raw(ROWS, BLOCK * sizeof *b.carry, "errors of rows", err);
+    sq_status st = b.d == NULL || b.carry == NULL ? SQ_ENOMEM : SQ_OK;
+    for (; st == SQ_OK && b.first < c->n; b.first += ROWS) {
+        round_rows(&b, c->n - b.first < ROWS ? c->n - b.first : ROWS);
+    }
+    sq_free(b.d);
+    sq_free(b.carry);
+    return st;
+}
