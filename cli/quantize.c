@@ -75,7 +75,7 @@ int verb_quantize(int argc, char **argv) {
         {"--method", CLI_TEXT, &o.method, "rtn|awq|gptq|awq+gptq  (awq)"},
         {"--damp", CLI_REAL, &o.damp, "F  GPTQ: share of the mean diagonal added to it (0.01)"},
         {"--no-act-order", CLI_FLAG, &o.no_act_order, "GPTQ: columns as they lie"},
-        {"--scheme", CLI_TEXT, &o.scheme, "w4a16|w8a16  (w4a16)"},
+        {"--scheme", CLI_TEXT, &o.scheme, "w4a16|w8a16|w8a8|w4a8  (w4a16)"},
         {"--group-size", CLI_INT, &o.group_size, "N|-1  columns a group, -1 one a row (128)"},
         {"--sym", CLI_FLAG, &sym, "symmetric, without zero points"},
         {"--asym", CLI_FLAG, &asym, "asymmetric (default)"},

@@ -143,7 +143,7 @@ typedef struct sq_quantize_options {
     const char *method;   /* "rtn", "awq" (default), "gptq", "awq+gptq" */
     double damp;          /* GPTQ: share of the mean diagonal; 0: 0.01 */
     int no_act_order;     /* GPTQ: columns as they lie */
-    const char *scheme;   /* "w4a16" (default), "w8a16" */
+    const char *scheme;   /* "w4a16" (default), "w8a16", "w8a8", "w4a8" (A8W4DQ) */
     int64_t group_size;   /* 0: 128; -1: one group a row */
     int symmetric;        /* 0: asymmetric */
     const char *vision;   /* "keep" (default), "w8a16", "w4a16": tower and merger */

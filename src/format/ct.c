@@ -88,6 +88,11 @@ json_t *sq_ct_config(const sq_ct_scheme *schemes, char *const *const *targets,
                      const size_t *n_targets, size_t n_schemes, char *const *ignore,
                      size_t n_ignore) {
     json_t *groups = json_object();
+    int dynamic = 0;
+    for (size_t i = 0; i < n_schemes; i++) {
+        dynamic += schemes[i].act_bits != 0;
+    }
+    int mixed = dynamic > 0 && (size_t)dynamic < n_schemes;
     for (size_t i = 0; i < n_schemes; i++) {
         char name[32];
         snprintf(name, sizeof name, "group_%zu", i);
@@ -102,9 +107,15 @@ json_t *sq_ct_config(const sq_ct_scheme *schemes, char *const *const *targets,
                                       strings(targets[i], n_targets[i]), "weights",
                                       weights_json(&schemes[i]), "input_activations", act,
                                       "output_activations"));
+        if (mixed) {
+            json_object_set_new(
+                json_object_get(groups, name), "format",
+                json_string(schemes[i].act_bits != 0 ? "int-quantized" : "pack-quantized"));
+        }
     }
-    const char *format =
-        n_schemes > 0 && schemes[0].act_bits != 0 ? "int-quantized" : "pack-quantized";
+    const char *format = mixed         ? "mixed-precision"
+                         : dynamic > 0 ? "int-quantized"
+                                       : "pack-quantized";
     return json_pack("{s:s, s:s, s:s, s:o, s:o}", "quant_method", "compressed-tensors", "format",
                      format, "quantization_status", "compressed", "ignore",
                      strings(ignore, n_ignore), "config_groups", groups);
@@ -238,9 +249,11 @@ static sq_status read_config(sq_ct_reader *r, const json_t *q, sq_error *err) {
             "quantization_config: quant_method '%s' is not supported; wanted compressed-tensors",
             method);
     }
-    if (strcmp(format, "pack-quantized") != 0) {
+    if (strcmp(format, "pack-quantized") != 0 && strcmp(format, "int-quantized") != 0 &&
+        strcmp(format, "mixed-precision") != 0) {
         return sq_fail(err, SQ_EUNSUPPORTED,
-                       "quantization_config: format '%s' is not supported; wanted pack-quantized",
+                       "quantization_config: format '%s' is not supported; wanted pack-quantized, "
+                       "int-quantized or mixed-precision",
                        format);
     }
     json_t *groups = json_object_get(q, "config_groups"), *v;

@@ -60,6 +60,11 @@ void sq_weight_rows_f32(const sq_weight *w, int64_t row0, int64_t rows, float *o
 void sq_matmul(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, const float *bias,
                float *y, int64_t ldy);
 
+/* Rows of x[rows][k] rounded in place to 8-bit integers and back, each with its own scale (and zero
+ * point, unless symmetric): dynamic activation quantization per token, as compressed-tensors and
+ * torchao define it. 0 stays 0. */
+void sq_fake_quantize_rows(float *x, int64_t ldx, int64_t rows, int64_t k, int symmetric);
+
 /* C[m][n] (+)= A[m][k] B[n][k]^T or, with trans_b = 0, A[m][k] B[k][n]; plain f32 through oneDNN.
  */
 void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,

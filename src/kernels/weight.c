@@ -193,3 +193,28 @@ void sq_weight_rows_f32(const sq_weight *w, int64_t row0, int64_t rows, float *o
         }
     }
 }
+
+/* compressed_tensors quantization/utils/helpers.py calculate_qparams and lifecycle/forward.py, 8
+ * bits, per token. */
+static void fake_quantize_row(float *x, int64_t k, int symmetric) {
+    float lo = 0, hi = 0;
+    for (int64_t i = 0; i < k; i++) {
+        lo = x[i] < lo ? x[i] : lo;
+        hi = x[i] > hi ? x[i] : hi;
+    }
+    float s = symmetric ? fmaxf(-lo, hi) / 127.5f : (hi - lo) / 255.0f;
+    if (!(s > 0) || !isfinite(s)) {
+        return; /* a row of zeros, or broken numbers that are to be seen */
+    }
+    float z = symmetric ? 0.0f : rintf(fminf(fmaxf(-128.0f - lo / s, -128.0f), 127.0f));
+    for (int64_t i = 0; i < k; i++) {
+        x[i] = (rintf(fminf(fmaxf(x[i] / s + z, -128.0f), 127.0f)) - z) * s;
+    }
+}
+
+void sq_fake_quantize_rows(float *x, int64_t ldx, int64_t rows, int64_t k, int symmetric) {
+#pragma omp parallel for schedule(static) num_threads(sq_threads()) if (rows * k > 65536)
+    for (int64_t r = 0; r < rows; r++) {
+        fake_quantize_row(x + r * ldx, k, symmetric);
+    }
+}

@@ -231,6 +231,51 @@ static sq_status packed(binder *b, sq_linear *l, const sq_tensor *words, int64_t
     return st;
 }
 
+/* compressed-tensors' int-quantized: `.weight` I8 [n][k, or padded], `.weight_scale` [n][groups],
+ * symmetric. */
+static sq_status int_quantized(binder *b, sq_linear *l, const sq_tensor *t, int64_t n, int64_t k) {
+    l->file_name = file_stem(b, t, ".weight");
+    const sq_tensor *scale = find(b, l->name, ".weight_scale");
+    if (l->file_name == NULL) {
+        return SQ_ENOMEM;
+    }
+    if (b->ct == NULL || scale == NULL || !sq_ct_reader_scheme(b->ct, l->file_name, &l->scheme) ||
+        !l->scheme.symmetric) {
+        problem(b, "scheme", l->file_name,
+                "int8, without a scale or without a symmetric scheme in quantization_config");
+        return SQ_OK;
+    }
+    int64_t group = l->scheme.group_size == 0 ? k : l->scheme.group_size;
+    int64_t kp = sq_round_up(k, group), ss[2] = {n, kp / group}, per = 32 / l->scheme.bits;
+    if (!check(b, scale, 2, ss)) {
+        return SQ_OK;
+    }
+    if (t->rank != 2 || t->shape[0] != n || t->shape[1] != kp) {
+        problem(b, "shape", t->name, "the codes do not fit the scheme");
+        return SQ_OK;
+    }
+    size_t cells = (size_t)(n * (kp / group)), words = (size_t)((kp + per - 1) / per);
+    float *s = sq_alloc_raw(cells, sizeof *s, "scales", b->err);
+    uint32_t *w = sq_alloc((size_t)n, words * sizeof *w, "packed codes", b->err);
+    sq_status st = s == NULL || w == NULL ? SQ_ENOMEM : SQ_OK;
+    const int8_t *codes = t->data;
+    int half = 1 << (l->scheme.bits - 1);
+    for (int64_t i = 0; st == SQ_OK && i < n * kp; i++) {
+        int64_t c = i % kp;
+        uint32_t u = (uint32_t)(codes[i] + half) & (uint32_t)(2 * half - 1);
+        w[(size_t)(i / kp) * words + (size_t)(c / per)] |= u << (c % per * l->scheme.bits);
+    }
+    if (st == SQ_OK) {
+        sq_to_f32(s, scale->data, scale->dtype, cells);
+        st = sq_weight_quantized(&l->weight, l->scheme.bits, w, s, NULL, n, k, kp, group, b->err);
+        l->quantized = 1;
+        sq_map_release(t->data, t->bytes);
+    }
+    sq_free(s);
+    sq_free(w);
+    return st;
+}
+
 static sq_status bind_linear(binder *b, sq_linear *l, const sq_linear_row *row, const char *prefix,
                              sq_part part, int layer, int tap0) {
     const sq_config *c = &b->net->config;
@@ -245,7 +290,9 @@ static sq_status bind_linear(binder *b, sq_linear *l, const sq_linear_row *row, 
     }
     sq_status st = SQ_OK;
     const sq_tensor *t = find(b, l->name, ".weight");
-    if (t != NULL) {
+    if (t != NULL && t->dtype == SQ_I8) {
+        st = int_quantized(b, l, t, shape[0], shape[1]);
+    } else if (t != NULL) {
         l->file_name = file_stem(b, t, ".weight");
         st = l->file_name == NULL ? SQ_ENOMEM : SQ_OK;
         if (st == SQ_OK && check(b, t, 2, shape)) {

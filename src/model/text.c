@@ -146,9 +146,13 @@ fail:
     return st;
 }
 
-static sq_status tap(const sq_tap_sink *sink, int id, const float *x, int64_t ldx, int64_t rows,
-                     int64_t k, sq_error *err) {
-    return sink == NULL ? SQ_OK : sink->rows(sink->user, id, x, ldx, rows, k, err);
+sq_status sq_enter_linears(const sq_linear *l, const sq_tap_sink *sink, float *x, int64_t ldx,
+                           int64_t rows, int64_t k, sq_error *err) {
+    sq_status st = sink == NULL ? SQ_OK : sink->rows(sink->user, l->tap, x, ldx, rows, k, err);
+    if (l->quantized && l->scheme.act_bits == 8) {
+        sq_fake_quantize_rows(x, ldx, rows, k, l->scheme.act_symmetric);
+    }
+    return st;
 }
 
 static void apply(const sq_linear *l, const float *x, int64_t ldx, int64_t rows, float *y,
@@ -180,14 +184,14 @@ static sq_status mlp_chunk(const sq_net *n, sq_work *w, const sq_block *b, float
     const sq_kernels *kn = sq_kernels_get();
     sq_status st;
     norm_rows(w->x.data, h, b->norms[1].weight, n->config.rms_eps, rows, hid);
-    SQ_TRY(tap(sink, gate->tap, w->x.data, hid, rows, hid, err));
+    SQ_TRY(sq_enter_linears(gate, sink, w->x.data, hid, rows, hid, err));
     apply(gate, w->x.data, hid, rows, w->gate.data, inter);
     apply(&b->linears[SQ_L_UP], w->x.data, hid, rows, w->up.data, inter);
 #pragma omp parallel for schedule(static) if (rows > 32)
     for (int64_t i = 0; i < rows; i++) {
         kn->silu_mul(w->gate.data + i * inter, w->up.data + i * inter, inter);
     }
-    SQ_TRY(tap(sink, down->tap, w->gate.data, inter, rows, inter, err));
+    SQ_TRY(sq_enter_linears(down, sink, w->gate.data, inter, rows, inter, err));
     apply(down, w->gate.data, inter, rows, w->x.data, hid);
     add_rows(h, w->x.data, rows * hid);
     return SQ_OK;
@@ -204,13 +208,13 @@ static sq_status layer_chunk(const sq_net *n, sq_work *w, const sq_block *b, sq_
     const sq_linear *o = &b->linears[SQ_L_O];
     sq_status st;
     norm_rows(w->x.data, h, b->norms[0].weight, n->config.rms_eps, rows, hid);
-    SQ_TRY(tap(sink, b->linears[SQ_L_Q].tap, w->x.data, hid, rows, hid, err));
+    SQ_TRY(sq_enter_linears(&b->linears[SQ_L_Q], sink, w->x.data, hid, rows, hid, err));
     apply(&b->linears[SQ_L_Q], w->x.data, hid, rows, w->qkv.data, ld);
     apply(&b->linears[SQ_L_K], w->x.data, hid, rows, w->qkv.data + d[SQ_D_Q], ld);
     apply(&b->linears[SQ_L_V], w->x.data, hid, rows, w->qkv.data + d[SQ_D_Q] + d[SQ_D_KV], ld);
     store_kv(n, kv, kv_layer, w->qkv.data, ld, cos_rows, sin_rows, at, rows);
     attend_chunk(n, w, kv, kv_layer, w->qkv.data, ld, cos_rows, sin_rows, at, rows);
-    SQ_TRY(tap(sink, o->tap, w->att.data, d[SQ_D_Q], rows, d[SQ_D_Q], err));
+    SQ_TRY(sq_enter_linears(o, sink, w->att.data, d[SQ_D_Q], rows, d[SQ_D_Q], err));
     apply(o, w->att.data, d[SQ_D_Q], rows, w->x.data, hid);
     add_rows(h, w->x.data, rows * hid);
     return mlp_chunk(n, w, b, h, rows, sink, err);

@@ -20,8 +20,8 @@ sq_status sq_tower_reserve(const sq_tower_run *t, sq_error *err);
 /* One block over w->vx in place. */
 sq_status sq_tower_block(const sq_tower_run *t, int64_t layer, sq_error *err);
 
-sq_status sq_tower_tap(const sq_tower_run *t, const sq_linear *l, const float *x, int64_t rows,
-                       int64_t k, sq_error *err);
+sq_status sq_tower_tap(const sq_tower_run *t, const sq_linear *l, float *x, int64_t rows, int64_t k,
+                       sq_error *err);
 /* y rows of x normed, both [rows][n]. */
 void sq_tower_norm(const sq_tower_run *t, float *y, const float *x, int64_t rows, int64_t n,
                    const sq_norm *norm, float eps);

@@ -65,9 +65,9 @@ static void attend_segment(const sq_tower_run *t, int64_t lo, int64_t hi, int64_
     }
 }
 
-sq_status sq_tower_tap(const sq_tower_run *t, const sq_linear *l, const float *x, int64_t rows,
-                       int64_t k, sq_error *err) {
-    return t->sink == NULL ? SQ_OK : t->sink->rows(t->sink->user, l->tap, x, k, rows, k, err);
+sq_status sq_tower_tap(const sq_tower_run *t, const sq_linear *l, float *x, int64_t rows, int64_t k,
+                       sq_error *err) {
+    return sq_enter_linears(l, t->sink, x, k, rows, k, err);
 }
 
 static void add(float *h, const float *x, int64_t n) {
@@ -78,7 +78,7 @@ static void add(float *h, const float *x, int64_t n) {
 }
 
 /* q, k and v of normed rows side by side: one linear, or three. */
-static sq_status project(const sq_tower_run *t, const sq_block *b, const float *x, int64_t rows,
+static sq_status project(const sq_tower_run *t, const sq_block *b, float *x, int64_t rows,
                          float *to, sq_error *err) {
     static const int one[] = {SQ_V_QKV}, three[] = {SQ_V_Q, SQ_V_K, SQ_V_V};
     int fused = b->linears[SQ_V_QKV].weight.n > 0;
@@ -117,7 +117,7 @@ static sq_status attention(const sq_tower_run *t, const sq_block *b, int full, f
     }
     for (int64_t i = 0; i < t->rows; i += SQ_V_CHUNK) {
         int64_t rows = t->rows - i < SQ_V_CHUNK ? t->rows - i : SQ_V_CHUNK;
-        const float *x = w->vatt.data + i * t->width;
+        float *x = w->vatt.data + i * t->width;
         SQ_TRY(sq_tower_tap(t, proj, x, rows, t->width, err));
         sq_matmul(&proj->weight, x, t->width, rows, proj->bias, w->vy.data, t->width);
         add(h + i * t->width, w->vy.data, rows * t->width);

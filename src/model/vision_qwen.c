@@ -84,7 +84,7 @@ static sq_status merge(const sq_tower_run *t, float *h, float *out, sq_error *er
     sq_tower_norm(t, h, h, t->rows, t->width, &t->net->merger.norms[0], c->v_eps);
     for (int64_t i = 0; i < t->rows / unit; i += chunk) {
         int64_t rows = t->rows / unit - i < chunk ? t->rows / unit - i : chunk;
-        const float *x = h + i * wide;
+        float *x = h + i * wide;
         SQ_TRY(sq_tower_tap(t, fc1, x, rows, wide, err));
         sq_matmul(&fc1->weight, x, wide, rows, fc1->bias, mid, wide);
 #pragma omp parallel for schedule(static) if (rows > 64)

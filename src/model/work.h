@@ -25,6 +25,11 @@ struct sq_work {
 /* Number of the calling OpenMP thread, 0..sq_threads()-1. */
 int sq_thread(void);
 
+/* The input of the linears that share l's tap: shown to the sink, then, where they take 8-bit
+ * activations, rounded in place. */
+sq_status sq_enter_linears(const sq_linear *l, const sq_tap_sink *sink, float *x, int64_t ldx,
+                           int64_t rows, int64_t k, sq_error *err);
+
 /* At least n floats; content is not kept. */
 sq_status sq_scratch_need(sq_scratch *s, size_t n, const char *what, sq_error *err);
 

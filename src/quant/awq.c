@@ -136,9 +136,85 @@ static int make_scale(const search *s, double ratio, int duo, float *out) {
     return 1;
 }
 
+/* SmoothQuant's candidate (Xiao et al. 2022): max|x|^a / max|w|^(1-a). */
+static int make_smooth(const search *s, double alpha, float *out) {
+    const sq_tap_group *g = s->g;
+    memset(out, 0, (size_t)g->k * sizeof *out);
+    for (int l = 0; l < g->n; l++) {
+        for (int64_t r = 0; r < g->linears[l]->weight.n; r++) {
+            for (int64_t c = 0; c < g->k; c++) {
+                out[c] = fmaxf(out[c], fabsf(g->w[l][r * g->k + c]));
+            }
+        }
+    }
+    tie_heads(g, out);
+    for (int64_t c = 0; c < g->k; c++) {
+        double x = (double)s->xm[c], w = (double)out[c];
+        double v = w > 0 ? pow(x, alpha) / pow(w, 1 - alpha) : x;
+        out[c] = (float)fmax(v, 1e-5);
+        if (!isfinite(out[c])) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* What rounding the inputs to 8 bits adds to the loss: noise of step^2 / 12 in every channel, the
+ * step set by a row's largest value, taken as three deviations of the widest channel. */
+static double input_loss(const search *s, const float *scale) {
+    const sq_tap_group *g = s->g;
+    const sq_stat *st = s->stat;
+    double widest = 0, weight = 0;
+    if (g->grids[0].act_bits == 0) {
+        return 0;
+    }
+    for (int64_t c = 0; c < g->k; c++) {
+        double dev = sqrt((double)st->xx[c * g->k + c] / (double)st->rows),
+               sc = scale == NULL ? 1 : (double)scale[c];
+        widest = fmax(widest, fmin(3 * dev, (double)st->max_abs[c]) / sc);
+    }
+    for (int l = 0; l < g->n; l++) {
+        for (int64_t r = 0; r < g->linears[l]->weight.n; r++) {
+            const float *w = g->w[l] + r * g->k;
+            for (int64_t c = 0; c < g->k; c++) {
+                double v = (double)w[c] * (scale == NULL ? 1 : (double)scale[c]);
+                weight += v * v;
+            }
+        }
+    }
+    double step = 2 * widest / 255;
+    return (double)st->rows * step * step / 12 * weight;
+}
+
+/* Scales for linears whose inputs are rounded too. */
+static int search_smooth(const search *s) {
+    const sq_tap_group *g = s->g;
+    for (int64_t c = 0; c < g->k; c++) {
+        s->xm[c] = s->stat->max_abs[c];
+    }
+    tie_heads(g, s->xm);
+    double best = candidate_loss(s, NULL) + input_loss(s, NULL);
+    int found = 0;
+    for (int i = 1; i < RATIOS; i++) {
+        if (!make_smooth(s, (double)i / RATIOS, s->cand)) {
+            continue;
+        }
+        double loss = candidate_loss(s, s->cand) + input_loss(s, s->cand);
+        if (loss < best) {
+            best = loss;
+            found = 1;
+            memcpy(s->best, s->cand, (size_t)g->k * sizeof *s->best);
+        }
+    }
+    return found;
+}
+
 /* The best scale into s->best; returns 0 when none beats plain rounding. */
 static int search_scale(const search *s) {
     const sq_tap_group *g = s->g;
+    if (g->grids[0].act_bits != 0) {
+        return search_smooth(s);
+    }
     for (int64_t c = 0; c < g->k; c++) {
         s->xm[c] = (float)(s->stat->sum_abs[c] / (double)s->stat->rows);
     }

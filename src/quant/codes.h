@@ -9,8 +9,9 @@
 /* What a linear gets. */
 typedef struct sq_grid {
     int bits, symmetric;
-    int64_t group;       /* columns a group; divides k_padded */
-    int64_t k, k_padded; /* padded columns are zero */
+    int act_bits, act_symmetric; /* 8: inputs are rounded, row by row; 0: they are not */
+    int64_t group;               /* columns a group; divides k_padded */
+    int64_t k, k_padded;         /* padded columns are zero */
     sq_dtype scale_type;
 } sq_grid;
 

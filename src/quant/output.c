@@ -55,6 +55,10 @@ static sq_status add_packed(sq_output *o, spec_list *l, const sq_plan_row *r, sq
     const char *stem = r->linear->file_name;
     int64_t n = r->linear->weight.n, groups = g->k_padded / g->group;
     sq_status st;
+    if (g->act_bits != 0) { /* int-quantized */
+        SQ_TRY(add(o, l, stem, ".weight", SQ_I8, n, g->k_padded, err));
+        return add(o, l, stem, ".weight_scale", g->scale_type, n, groups, err);
+    }
     SQ_TRY(
         add(o, l, stem, ".weight_packed", SQ_I32, n, sq_ct_row_words(g->k_padded, g->bits), err));
     SQ_TRY(add(o, l, stem, ".weight_scale", g->scale_type, n, groups, err));
@@ -163,7 +167,33 @@ static sq_status put_suffix(sq_output *o, const sq_linear *l, const char *suffix
     return name == NULL ? SQ_ENOMEM : put(o, name, data, bytes, err);
 }
 
+/* int-quantized: signed bytes, a scale for each group, nothing else. */
+static sq_status put_bytes(sq_output *o, const sq_linear *l, const sq_codes *c, sq_error *err) {
+    const sq_grid *g = &c->grid;
+    size_t n = (size_t)(c->n * g->k_padded), cells = (size_t)(c->n * (g->k_padded / g->group));
+    size_t es = sq_dtype_size(g->scale_type);
+    int8_t *w = sq_alloc_raw(n, 1, "codes", err);
+    void *s = sq_alloc_raw(cells, es, "scales", err);
+    sq_status st = w == NULL || s == NULL ? SQ_ENOMEM : SQ_OK;
+    for (size_t i = 0; st == SQ_OK && i < n; i++) {
+        w[i] = (int8_t)(c->codes[i] - (1 << (g->bits - 1)));
+    }
+    if (st == SQ_OK) {
+        sq_from_f32(s, g->scale_type, c->scales, cells);
+        st = put_suffix(o, l, ".weight", w, n, err);
+    }
+    if (st == SQ_OK) {
+        st = put_suffix(o, l, ".weight_scale", s, cells * es, err);
+    }
+    sq_free(w);
+    sq_free(s);
+    return st;
+}
+
 sq_status sq_output_codes(sq_output *o, const sq_linear *l, const sq_codes *c, sq_error *err) {
+    if (c->grid.act_bits != 0) {
+        return put_bytes(o, l, c, err);
+    }
     const sq_grid *g = &c->grid;
     int64_t groups = g->k_padded / g->group, shape[2] = {c->n, g->k};
     size_t words = (size_t)(c->n * sq_ct_row_words(g->k_padded, g->bits)),
@@ -267,7 +297,9 @@ static json_t *quantization_config(sq_output *o, sq_error *err) {
         int channel = r->grid.group == r->grid.k;
         sq_ct_scheme s = {.bits = r->grid.bits,
                           .group_size = channel ? 0 : (int)r->grid.group,
-                          .symmetric = r->grid.symmetric};
+                          .symmetric = r->grid.symmetric,
+                          .act_bits = r->grid.act_bits,
+                          .act_symmetric = r->grid.act_symmetric};
         size_t k = 0;
         while (k < n && memcmp(&schemes[k], &s, sizeof s) != 0) {
             k++;

@@ -7,6 +7,7 @@ typedef struct making {
     const sq_quantize_options *o;
     int64_t group;
     int bits, vision_bits, awq, gptq;
+    int act_bits, act_symmetric, symmetric; /* of the language model */
 } making;
 
 static sq_status count(void *user, sq_linear *l, sq_error *err) {
@@ -56,15 +57,39 @@ static sq_status decide(void *user, sq_linear *l, sq_error *err) {
                        l->name);
     }
     *r = (sq_plan_row){.linear = l, .quantize = bits != 0, .awq = m->awq, .gptq = m->gptq};
-    r->grid = (sq_grid){.bits = bits, .symmetric = m->o->symmetric, .scale_type = l->file->dtype};
+    int text = l->part == SQ_PART_TEXT;
+    r->grid = (sq_grid){.bits = bits,
+                        .symmetric = text ? m->symmetric : m->o->symmetric,
+                        .act_bits = text ? m->act_bits : 0,
+                        .act_symmetric = m->act_symmetric,
+                        .scale_type = l->file->dtype};
     if (r->quantize) {
-        fit_group(r, m->group, m->o->indivisible);
+        fit_group(r, text || m->o->group_size != 0 ? m->group : 128, m->o->indivisible);
     }
     return SQ_OK;
 }
 
 static int is(const char *value, const char *name, const char *fallback) {
     return strcmp(value == NULL ? fallback : value, name) == 0;
+}
+
+/* Bits of weights and of inputs. W8A8 is symmetric, one scale a row (compressed-tensors' preset);
+ * W4A8 is torchao's A8W4DQ: symmetric groups, inputs with a zero point. */
+static int read_scheme(making *m, const char *scheme) {
+    static const struct {
+        const char *name;
+        int bits, act_bits, act_symmetric;
+    } known[] = {{"w4a16", 4, 0, 0}, {"w8a16", 8, 0, 0}, {"w8a8", 8, 8, 1}, {"w4a8", 4, 8, 0}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (is(scheme, known[i].name, "w4a16")) {
+            m->bits = known[i].bits;
+            m->act_bits = known[i].act_bits;
+            m->act_symmetric = known[i].act_symmetric;
+            m->symmetric = m->act_bits != 0 || m->o->symmetric;
+            return 1;
+        }
+    }
+    return 0;
 }
 
 int sq_plan_needs_data(const sq_quantize_options *o) { return !is(o->method, "rtn", "awq"); }
@@ -82,9 +107,9 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
     if (!(o->damp >= 0 && o->damp <= 1)) {
         return sq_fail(err, SQ_EARG, "damping out of range; got %g, wanted 0..1", o->damp);
     }
-    m.bits = is(o->scheme, "w4a16", "w4a16") ? 4 : is(o->scheme, "w8a16", "w4a16") ? 8 : 0;
-    if (m.bits == 0) {
-        return sq_fail(err, SQ_EARG, "scheme '%s' is not there; wanted w4a16 or w8a16", o->scheme);
+    if (!read_scheme(&m, o->scheme)) {
+        return sq_fail(err, SQ_EARG, "scheme '%s' is not there; wanted w4a16, w8a16, w8a8 or w4a8",
+                       o->scheme);
     }
     int keep = is(o->vision, "keep", "keep");
     m.vision_bits = is(o->vision, "w4a16", "keep") ? 4 : is(o->vision, "w8a16", "keep") ? 8 : 0;
@@ -96,7 +121,7 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
         return sq_fail(err, SQ_EARG, "format '%s' is not there; wanted compressed-tensors",
                        o->format);
     }
-    m.group = o->group_size == 0 ? 128 : o->group_size;
+    m.group = o->group_size != 0 ? o->group_size : is(o->scheme, "w8a8", "w4a16") ? -1 : 128;
     if (m.group != -1 && (m.group < 4 || m.group > 65536 || m.group % 4 != 0)) {
         return sq_fail(err, SQ_EARG,
                        "group size out of range; got %lld, wanted -1 or a multiple of 4",

@@ -167,6 +167,51 @@ static void gptq_without_a_factor(void **state) {
     sq_gptq_close(&g);
 }
 
+/* Golden rows of formats.md 1.6.1, measured with torchao and compressed-tensors. */
+static void inputs_are_rounded_per_row(void **state) {
+    (void)state;
+    float x[8] = {-1.0f, 0.25f, 0.5f, 3.0f, -0.6f, 0.9f, 0.0f, 0.1f};
+    const float s0 = 4.0f / 255, s1 = 0.9f / 127.5f;
+    sq_fake_quantize_rows(x, 4, 1, 4, 0); /* zero point -64 */
+    assert_true(fabsf(x[0] + 64 * s0) <= 1e-6f && fabsf(x[1] - 16 * s0) <= 1e-6f);
+    assert_true(fabsf(x[2] - 32 * s0) <= 1e-6f && fabsf(x[3] - 191 * s0) <= 1e-6f);
+    sq_fake_quantize_rows(x + 4, 4, 1, 4, 1);
+    assert_true(fabsf(x[4] + 85 * s1) <= 1e-6f && fabsf(x[5] - 127 * s1) <= 1e-6f && x[6] == 0);
+    float zeros[3] = {0};
+    sq_fake_quantize_rows(zeros, 3, 1, 3, 0);
+    assert_true(zeros[0] == 0 && zeros[2] == 0);
+}
+
+/* Every scheme and method: written, verified, read back. */
+static void schemes_and_methods(void **state) {
+    static const struct {
+        const char *scheme, *method;
+        int64_t group;
+    } rows[] = {{"w8a8", "rtn", 0},  {"w8a8", "awq", 0},        {"w4a8", "gptq", 32},
+                {"w4a8", "rtn", 12}, {"w4a16", "awq+gptq", 16}, {"w8a16", "gptq", -1}};
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char out[512];
+        json_t *report = NULL, *verified = NULL;
+        sq_error err = {0};
+        snprintf(out, sizeof out, "%s/scheme-%zu", dir, i);
+        sq_quantize_options o = {.scheme = rows[i].scheme,
+                                 .method = rows[i].method,
+                                 .group_size = rows[i].group,
+                                 .calib = calib,
+                                 .vision = "w8a16"};
+        if (sq_quantize_run(model, out, &o, NULL, &report, &err) != SQ_OK) {
+            fail_msg("%s %s: %s", rows[i].scheme, rows[i].method, err.text);
+        }
+        json_decref(report);
+        sq_verify_options v = {.against = model, .level = "cache"};
+        if (sq_verify_run(out, &v, NULL, &verified, &err) != SQ_OK) {
+            fail_msg("%s %s: %s", rows[i].scheme, rows[i].method, err.text);
+        }
+        json_decref(verified);
+    }
+}
+
 static void rounding_is_half_to_even(void **state) {
     (void)state;
     sq_grid g = {.bits = 4, .group = 4, .k = 4, .k_padded = 4, .scale_type = SQ_F32};
@@ -392,10 +437,11 @@ static void resumes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(gptq_as_published),         cmocka_unit_test(gptq_without_a_factor),
-        cmocka_unit_test(rounding_is_half_to_even),  cmocka_unit_test(never_worse_than_rtn),
-        cmocka_unit_test(padding_is_listed),         cmocka_unit_test(bad_options_are_refused),
-        cmocka_unit_test(verification_finds_damage), cmocka_unit_test(resumes),
+        cmocka_unit_test(inputs_are_rounded_per_row), cmocka_unit_test(schemes_and_methods),
+        cmocka_unit_test(gptq_as_published),          cmocka_unit_test(gptq_without_a_factor),
+        cmocka_unit_test(rounding_is_half_to_even),   cmocka_unit_test(never_worse_than_rtn),
+        cmocka_unit_test(padding_is_listed),          cmocka_unit_test(bad_options_are_refused),
+        cmocka_unit_test(verification_finds_damage),  cmocka_unit_test(resumes),
     };
     return cmocka_run_group_tests_name("quant", tests, setup, teardown);
 }
