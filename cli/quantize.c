@@ -60,7 +60,7 @@ static void show_calibrated(const json_t *r) {
     {"--calib", CLI_TEXT, &(o).calib, "FILE.jsonl  conversations or texts"},                       \
         {"--samples", CLI_INT, &(o).samples, "N  samples at most (128)"},                          \
         {"--seq", CLI_INT, &(o).seq, "N  tokens of a piece of plain text (512)"}, {                \
-        "--vision", CLI_TEXT, &(o).vision, "keep|w8a16|w4a16  tower and merger (keep)"             \
+        "--vision", CLI_TEXT, &(o).vision, "keep|w8a16|w4a16|w8a8|w4a8  tower and merger (keep)"   \
     }
 
 static const char *const indivisible_names[] = {"pad", "smaller-group", "channel", "keep"};
@@ -73,6 +73,8 @@ int verb_quantize(int argc, char **argv) {
     const cli_option options[] = {
         {"-o", CLI_TEXT, &out, "OUT  folder to write; appears only when complete"},
         {"--method", CLI_TEXT, &o.method, "rtn|awq|gptq|awq+gptq  (awq)"},
+        {"--profile", CLI_TEXT, &o.profile,
+         "FILE.json  scheme and group by part, laid over the flags; torchchat's keys are read"},
         {"--damp", CLI_REAL, &o.damp, "F  GPTQ: share of the mean diagonal added to it (0.01)"},
         {"--no-act-order", CLI_FLAG, &o.no_act_order, "GPTQ: columns as they lie"},
         {"--scheme", CLI_TEXT, &o.scheme, "w4a16|w8a16|w8a8|w4a8  (w4a16)"},

@@ -141,6 +141,7 @@ typedef enum sq_indivisible { SQ_PAD, SQ_SMALLER_GROUP, SQ_CHANNEL, SQ_KEEP } sq
 
 typedef struct sq_quantize_options {
     const char *method;   /* "rtn", "awq" (default), "gptq", "awq+gptq" */
+    const char *profile;  /* JSON laid over the flags: quant/policy.h, profiles/; NULL: none */
     double damp;          /* GPTQ: share of the mean diagonal; 0: 0.01 */
     int no_act_order;     /* GPTQ: columns as they lie */
     const char *scheme;   /* "w4a16" (default), "w8a16", "w8a8", "w4a8" (A8W4DQ) */

@@ -4,9 +4,12 @@
 
 #include "quant/samples.h"
 
+#define SQ_NEAR_TIE 0.1 /* of probability */
+
 typedef struct sq_comparison {
     double kl,
         nll; /* sums in nats: KL(reference || model), and the model's negative log-likelihood */
+    int64_t near; /* positions that agree, or where the reference is within SQ_NEAR_TIE of a tie */
     int64_t positions, predicted, agree,
         bad; /* compared; with a next token; equal first choice; not numbers */
 } sq_comparison;

@@ -5,6 +5,7 @@
 
 #include "model/model.h"
 #include "quant/codes.h"
+#include "quant/policy.h"
 #include "squint/squint.h"
 
 typedef struct sq_plan_row {
@@ -17,13 +18,13 @@ typedef struct sq_plan_row {
 typedef struct sq_plan {
     sq_plan_row *rows; /* in order of execution */
     size_t n;
+    sq_policy policy;
+    char note[256]; /* what the user should know of the profile; "" for nothing */
 } sq_plan;
 
 /* Checks the options (SQ_EARG names the one that is wrong) and decides. */
 sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_options *options,
                        sq_error *err);
-/* Whether the method works from data. */
-int sq_plan_needs_data(const sq_quantize_options *options);
 void sq_plan_close(sq_plan *p);
 const sq_plan_row *sq_plan_find(const sq_plan *p, const sq_linear *l);
 

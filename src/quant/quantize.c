@@ -365,8 +365,8 @@ static sq_status fingerprint(const char *model, const sq_quantize_options *o, co
         const sq_tensor *t = sq_checkpoint_at(net->ckpt, i);
         sq_buf_put(&b, t->data, t->bytes < 64 ? t->bytes : 64);
     }
-    const char *const files[] = {o->calib, o->stats};
-    for (int i = 0; i < 2; i++) {
+    const char *const files[] = {o->calib, o->stats, o->profile};
+    for (int i = 0; i < 3; i++) {
         sq_map m = {0};
         char hash[17] = "";
         if (files[i] != NULL) {
@@ -440,6 +440,9 @@ static void job_close(job *j) {
 }
 
 static void note_padding(const job *j) {
+    if (j->plan.note[0] != '\0') {
+        sq_progress_note(j->progress, "%s", j->plan.note);
+    }
     for (size_t i = 0; i < j->plan.n; i++) {
         const sq_plan_row *r = &j->plan.rows[i];
         if (r->note != NULL) {
@@ -452,10 +455,10 @@ static void note_padding(const job *j) {
 static sq_status make_folder(job *j, const char *model, const char *out) {
     char mark[17];
     const sq_quantize_options *o = j->o;
-    int data = sq_plan_needs_data(o);
     sq_status st;
     SQ_TRY(sq_net_open(&j->net, model, j->err));
     SQ_TRY(sq_plan_make(&j->plan, j->net, o, j->err));
+    int data = sq_policy_needs_data(&j->plan.policy);
     SQ_TRY(fingerprint(model, o, j->net, mark, j->err));
     if (data && o->stats != NULL) {
         SQ_TRY(sq_checkpoint_open(&j->stats_file, o->stats, j->err));

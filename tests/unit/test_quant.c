@@ -10,8 +10,10 @@
 
 #include <cmocka.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "quant/awq.h"
+#include "quant/policy.h"
 #include "quant/quant.h"
 
 static char dir[] = "/tmp/squint-quant-XXXXXX";
@@ -209,6 +211,59 @@ static void schemes_and_methods(void **state) {
             fail_msg("%s %s: %s", rows[i].scheme, rows[i].method, err.text);
         }
         json_decref(verified);
+    }
+}
+
+static sq_status policy_of(const char *text, sq_policy *out, char note[256], sq_error *err) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/profile.json", dir);
+    assert_int_equal(sq_file_write(path, text, strlen(text), err), SQ_OK);
+    sq_quantize_options o = {.profile = path};
+    return sq_policy_read(out, &o, note, err);
+}
+
+/* The shipped profiles, torchchat's own, and what is refused by name. */
+static void profiles(void **state) {
+    static const char *const shipped[] = {"mobile", "desktop", "server"};
+    static const char *const bad[] = {"[]",
+                                      "{\"languge\": {}}",
+                                      "{\"language\": {\"scheme\": \"w3a16\"}}",
+                                      "{\"language\": {\"bits\": 4}}",
+                                      "{\"method\": 5}",
+                                      "{\"language\": {\"group_size\": 5}}",
+                                      "{\"linear:int4\": {\"bitwidth\": 3}}",
+                                      "{\"language\": {\"scheme\": \"keep\"}}",
+                                      "{\"on_indivisible\": \"stop\"}"};
+    (void)state;
+    sq_policy p;
+    char note[256], path[600];
+    sq_error err = {0};
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/profiles/%s.json", getenv("SQ_TEST_ROOT"), shipped[i]);
+        sq_quantize_options o = {.profile = path};
+        assert_int_equal(sq_policy_read(&p, &o, note, &err), SQ_OK);
+    }
+    assert_int_equal(
+        policy_of("{\"embedding\": {\"bitwidth\": 4, \"groupsize\": 32}, \"linear:a8w4dq\": "
+                  "{\"groupsize\": 256}, \"precision\": {\"dtype\": \"fp16\"}}",
+                  &p, note, &err),
+        SQ_OK);
+    assert_non_null(strstr(note, "embedding"));
+    const sq_part_policy *t = &p.part[SQ_PART_TEXT];
+    assert_true(t->bits == 4 && t->act_bits == 8 && t->act_symmetric == 0 && t->symmetric &&
+                t->group == 256);
+    assert_int_equal(p.part[SQ_PART_VISION].bits, 0);
+    assert_int_equal(
+        policy_of("{\"linear:int8\": {\"bitwidth\": 8, \"groupsize\": 0}, \"vision\": {\"scheme\": "
+                  "\"w8a8\"}, \"method\": \"gptq\"}",
+                  &p, note, &err),
+        SQ_OK);
+    assert_true(t->bits == 8 && t->group == -1 && p.gptq && !p.awq);
+    assert_true(p.part[SQ_PART_VISION].act_bits == 8 && p.part[SQ_PART_VISION].group == -1);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        err = (sq_error){0};
+        assert_int_equal(policy_of(bad[i], &p, note, &err), SQ_EARG);
+        assert_true(err.text[0] != '\0');
     }
 }
 
@@ -437,11 +492,17 @@ static void resumes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(inputs_are_rounded_per_row), cmocka_unit_test(schemes_and_methods),
-        cmocka_unit_test(gptq_as_published),          cmocka_unit_test(gptq_without_a_factor),
-        cmocka_unit_test(rounding_is_half_to_even),   cmocka_unit_test(never_worse_than_rtn),
-        cmocka_unit_test(padding_is_listed),          cmocka_unit_test(bad_options_are_refused),
-        cmocka_unit_test(verification_finds_damage),  cmocka_unit_test(resumes),
+        cmocka_unit_test(profiles),
+        cmocka_unit_test(inputs_are_rounded_per_row),
+        cmocka_unit_test(schemes_and_methods),
+        cmocka_unit_test(gptq_as_published),
+        cmocka_unit_test(gptq_without_a_factor),
+        cmocka_unit_test(rounding_is_half_to_even),
+        cmocka_unit_test(never_worse_than_rtn),
+        cmocka_unit_test(padding_is_listed),
+        cmocka_unit_test(bad_options_are_refused),
+        cmocka_unit_test(verification_finds_damage),
+        cmocka_unit_test(resumes),
     };
     return cmocka_run_group_tests_name("quant", tests, setup, teardown);
 }

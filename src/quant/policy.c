@@ -1,0 +1,186 @@
+#include "quant/policy.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/json.h"
+
+/* W8A8 is symmetric, one scale a row (compressed-tensors' preset); W4A8 is torchao's A8W4DQ:
+ * symmetric groups, inputs with a zero point. */
+static const struct {
+    const char *name;
+    int bits, act_bits, act_symmetric;
+} schemes[] = {{"keep", 0, 0, 0},
+               {"w4a16", 4, 0, 0},
+               {"w8a16", 8, 0, 0},
+               {"w8a8", 8, 8, 1},
+               {"w4a8", 4, 8, 0}};
+
+static sq_status set_scheme(sq_part_policy *p, const char *name, const char *where, sq_error *err) {
+    for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
+        if (strcmp(name, schemes[i].name) == 0) {
+            p->bits = schemes[i].bits;
+            p->act_bits = schemes[i].act_bits;
+            p->act_symmetric = schemes[i].act_symmetric;
+            p->symmetric |= p->act_bits != 0;
+            p->group = p->act_bits != 0 && p->bits == 8 ? -1 : p->group;
+            return SQ_OK;
+        }
+    }
+    return sq_fail(err, SQ_EARG,
+                   "%s: scheme '%s' is not there; wanted keep, w4a16, w8a16, w8a8 or w4a8", where,
+                   name);
+}
+
+static sq_status set_group(sq_part_policy *p, int64_t group, const char *where, sq_error *err) {
+    if (group != -1 && (group < 4 || group > 65536 || group % 4 != 0)) {
+        return sq_fail(err, SQ_EARG,
+                       "%s: group size out of range; got %lld, wanted -1 or a multiple of 4", where,
+                       (long long)group);
+    }
+    p->group = group;
+    return SQ_OK;
+}
+
+static sq_status set_method(sq_policy *p, const char *name, sq_error *err) {
+    p->awq = strcmp(name, "awq") == 0 || strcmp(name, "awq+gptq") == 0;
+    p->gptq = strcmp(name, "gptq") == 0 || strcmp(name, "awq+gptq") == 0;
+    if (!p->awq && !p->gptq && strcmp(name, "rtn") != 0) {
+        return sq_fail(err, SQ_EARG, "method '%s' is not there; wanted rtn, awq, gptq or awq+gptq",
+                       name);
+    }
+    return SQ_OK;
+}
+
+/* ---- profile ---- */
+
+static sq_status read_part(sq_part_policy *p, const json_t *v, const char *name, sq_error *err) {
+    const char *key;
+    json_t *e;
+    sq_status st = SQ_OK;
+    if (!json_is_object(v)) {
+        return sq_fail(err, SQ_EARG, "profile: '%s' is no object", name);
+    }
+    SQ_TRY(set_scheme(p, sq_json_str(v, "scheme", "w4a16"), name, err));
+    json_object_foreach((json_t *)(uintptr_t)v, key, e) {
+        if (strcmp(key, "group_size") == 0 && json_is_integer(e)) {
+            SQ_TRY(set_group(p, (int64_t)json_integer_value(e), name, err));
+        } else if (strcmp(key, "symmetric") == 0 && json_is_boolean(e)) {
+            p->symmetric = json_is_true(e) || p->act_bits != 0;
+        } else if (strcmp(key, "scheme") != 0 || !json_is_string(e)) {
+            return sq_fail(err, SQ_EARG,
+                           "profile: '%s' has '%s'; wanted scheme, group_size or symmetric", name,
+                           key);
+        }
+    }
+fail:
+    return st;
+}
+
+/* torchchat's quantizers of linears; group size 0 is one group a row. */
+static sq_status read_torchchat(sq_part_policy *p, const char *key, const json_t *v,
+                                sq_error *err) {
+    static const struct {
+        const char *key, *scheme;
+        int symmetric;
+        int64_t group;
+    } rows[] = {{"linear:int4", "w4a16", 0, 256},
+                {"linear:int8", "w8a16", 1, -1},
+                {"linear:a8w4dq", "w4a8", 1, 256}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (strcmp(key, rows[i].key) == 0) {
+            int64_t group = sq_json_int(v, "groupsize", rows[i].group);
+            int64_t bits = sq_json_int(v, "bitwidth", rows[i].scheme[1] - '0');
+            if (bits != 4 && bits != 8) {
+                return sq_fail(err, SQ_EARG, "profile: '%s' has bitwidth %lld; wanted 4 or 8", key,
+                               (long long)bits);
+            }
+            sq_status st = set_scheme(p, rows[i].scheme, key, err);
+            p->bits = (int)bits;
+            p->symmetric = rows[i].symmetric;
+            return st == SQ_OK ? set_group(p, group == 0 ? -1 : group, key, err) : st;
+        }
+    }
+    return sq_fail(err, SQ_EARG,
+                   "profile: '%s' is not known; wanted language, vision, merger, method, "
+                   "on_indivisible, or torchchat's linear:int4, linear:int8, linear:a8w4dq, "
+                   "embedding, precision, executor",
+                   key);
+}
+
+static sq_status read_indivisible(sq_policy *p, const char *name, sq_error *err) {
+    static const char *const names[] = {"pad", "smaller-group", "channel", "keep"};
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(names[i], name) == 0) {
+            p->indivisible = (sq_indivisible)i;
+            return SQ_OK;
+        }
+    }
+    return sq_fail(err, SQ_EARG,
+                   "profile: on_indivisible '%s'; wanted pad, smaller-group, channel or keep",
+                   name);
+}
+
+static sq_status read_profile(sq_policy *p, const json_t *root, char note[256], sq_error *err) {
+    static const struct {
+        const char *name;
+        sq_part part;
+    } parts[] = {
+        {"language", SQ_PART_TEXT}, {"vision", SQ_PART_VISION}, {"merger", SQ_PART_MERGER}};
+    const char *key;
+    json_t *v;
+    sq_status st = SQ_OK;
+    if (!json_is_object(root)) {
+        return sq_fail(err, SQ_EARG, "the profile is no JSON object");
+    }
+    json_object_foreach((json_t *)(uintptr_t)root, key, v) {
+        size_t i = 0;
+        while (i < 3 && strcmp(key, parts[i].name) != 0) {
+            i++;
+        }
+        if (i < 3) {
+            SQ_TRY(read_part(&p->part[parts[i].part], v, key, err));
+        } else if (strcmp(key, "method") == 0) {
+            SQ_TRY(set_method(p, json_is_string(v) ? json_string_value(v) : "", err));
+        } else if (strcmp(key, "on_indivisible") == 0) {
+            SQ_TRY(read_indivisible(p, json_is_string(v) ? json_string_value(v) : "", err));
+        } else if (strcmp(key, "embedding") == 0 || strcmp(key, "lm_head") == 0) {
+            snprintf(note, 256,
+                     "profile: '%s' stays in high precision (quantizing it is not there yet)", key);
+        } else if (strcmp(key, "precision") != 0 && strcmp(key, "executor") != 0) {
+            SQ_TRY(read_torchchat(&p->part[SQ_PART_TEXT], key, v, err));
+        }
+    }
+fail:
+    return st;
+}
+
+sq_status sq_policy_read(sq_policy *out, const sq_quantize_options *o, char note[256],
+                         sq_error *err) {
+    *out = (sq_policy){.indivisible = o->indivisible};
+    sq_part_policy *text = &out->part[SQ_PART_TEXT];
+    json_t *root = NULL;
+    sq_status st;
+    note[0] = '\0';
+    for (int i = 0; i < SQ_PARTS; i++) {
+        out->part[i] = (sq_part_policy){.symmetric = o->symmetric, .group = 128};
+    }
+    SQ_TRY(set_method(out, o->method == NULL ? "awq" : o->method, err));
+    SQ_TRY(set_scheme(text, o->scheme == NULL ? "w4a16" : o->scheme, "--scheme", err));
+    for (int i = SQ_PART_VISION; i <= SQ_PART_MERGER; i++) {
+        SQ_TRY(set_scheme(&out->part[i], o->vision == NULL ? "keep" : o->vision, "--vision", err));
+    }
+    for (int i = 0; o->group_size != 0 && i < SQ_PARTS; i++) {
+        SQ_TRY(set_group(&out->part[i], o->group_size, "--group-size", err));
+    }
+    if (o->profile != NULL) {
+        SQ_TRY(sq_json_load(o->profile, &root, err));
+        SQ_TRY(read_profile(out, root, note, err));
+    }
+    if (text->bits == 0) {
+        st = sq_fail(err, SQ_EARG, "the language model is kept: nothing would be quantized");
+    }
+fail:
+    json_decref(root);
+    return st;
+}

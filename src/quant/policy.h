@@ -1,0 +1,35 @@
+/* What each part of a model gets: from flags, with a profile (JSON) laid over them. */
+#ifndef SQ_QUANT_POLICY_H
+#define SQ_QUANT_POLICY_H
+
+#include "arch/arch.h"
+#include "base/error.h"
+#include "squint/squint.h"
+
+enum { SQ_PARTS = SQ_PART_HEAD + 1 };
+
+typedef struct sq_part_policy {
+    int bits; /* 0: kept as it is */
+    int symmetric;
+    int act_bits, act_symmetric; /* 8: inputs are rounded row by row */
+    int64_t group;               /* -1: one group a row */
+} sq_part_policy;
+
+typedef struct sq_policy {
+    sq_part_policy part[SQ_PARTS]; /* by sq_part */
+    int awq, gptq;
+    sq_indivisible indivisible;
+} sq_policy;
+
+/* A profile's own keys: "language", "vision", "merger", each {"scheme": w4a16|w8a16|w8a8|w4a8|keep,
+ * "group_size": N, "symmetric": true|false}; "method"; "on_indivisible". torchchat's as they are:
+ * "linear:int4", "linear:int8", "linear:a8w4dq" with "groupsize" and "bitwidth" (of the language
+ * model); "precision" and "executor" say nothing here; "embedding" is read and must ask for what is
+ * done: embeddings stay as they are, which sq_policy_read tells in *note. An unknown key, value or
+ * range is SQ_EARG and is named. */
+sq_status sq_policy_read(sq_policy *out, const sq_quantize_options *o, char note[256],
+                         sq_error *err);
+/* Whether the method works from data. */
+static inline int sq_policy_needs_data(const sq_policy *p) { return p->awq || p->gptq; }
+
+#endif
