@@ -35,11 +35,16 @@ def vision_pos(start, t, gh, gw, step):
     return np.stack([tt, y, x]).reshape(3, -1) + start, start + max(gh, gw)
 
 
+# A token of a one-word answer counts as many of a box or a caption, which would be most of the loss otherwise.
+LONG, SHORT = ("bbox", "caption", "text"), 4.0
+
+
 class Sequence:
     """Grows ids, positions, segment numbers and targets (-100 where nothing is learned)."""
 
     def __init__(self, b):
         self.b, self.id, self.pos, self.seg, self.target, self.where, self.kinds = b, [], [], [], [], [], []
+        self.weight = []
         self.cur = 0
 
     def text(self, s, seg=0, learn=False, kind=None):
@@ -49,6 +54,7 @@ class Sequence:
         self.id += ids
         self.seg += [seg] * len(ids)
         self.target += ids if learn else [-100] * len(ids)
+        self.weight += [1.0 if kind in LONG else SHORT] * len(ids)
         self.pos.append(np.tile(np.arange(self.cur, self.cur + len(ids)), (3, 1)))
         self.cur += len(ids)
 
@@ -59,6 +65,7 @@ class Sequence:
         self.id += self.b.ids("<|video_pad|>" if video else "<|image_pad|>") * n
         self.seg += [0] * n
         self.target += [-100] * n
+        self.weight += [0.0] * n
         p, self.cur = vision_pos(self.cur, t, gh, gw, 2)
         self.pos.append(p)
         self.text("<|vision_end|>")
@@ -86,11 +93,19 @@ def dense_labels(objects, slot, gh, gw):
 
 
 # How often a kind is asked in training, against the others: what must be found in the picture is learned last.
-SHARE = {"color": 4.0, "where": 3.0, "digit": 3.0, "bbox": 1.5, "which": 2.0, "caption": 0.5}
+SHARE = {"color": 0.7, "where": 4.0, "digit": 3.0, "bbox": 1.5, "which": 4.0, "caption": 0.5}
+# The colour of a named shape beside others of another colour: the whole scene's, so that answers differ by the name alone.
+CONTESTED = 4.0
+
+
+def share(q, qs):
+    if q[0] == "color" and len({o[3]["color"] for o in qs if o[0] == "color"}) > 1:
+        return CONTESTED
+    return SHARE.get(q[0], 1.0)
 
 
 def pick(qs, rng, k):
-    p = np.array([SHARE.get(q[0], 1.0) for q in qs])
+    p = np.array([share(q, qs) for q in qs])
     order = rng.choice(len(qs), min(k, len(qs)), replace=False, p=p / p.sum())
     return [qs[i] for i in order]
 
@@ -186,14 +201,14 @@ def make(b, rng, split, tower_only=False, mode=None):
     longest = max(len(s.id) for s, *_ in samples)
     ids = np.full((n, longest), 0)
     target, seg = np.full((n, longest), -100), np.full((n, longest), 99)
-    pos = np.zeros((n, 3, longest), np.int64)
+    pos, weight = np.zeros((n, 3, longest), np.int64), np.zeros((n, longest), np.float32)
     for i, (s, *_) in enumerate(samples):
         m = len(s.id)
-        ids[i, :m], target[i, :m], seg[i, :m] = s.id, s.target, s.seg
+        ids[i, :m], target[i, :m], seg[i, :m], weight[i, :m] = s.id, s.target, s.seg, s.weight
         pos[i, :, :m] = np.concatenate(s.pos, 1)
     T = torch.from_numpy
     return dict(
-        mode=mode, sizes=sizes, t=t, ids=T(ids), target=T(target), seg=T(seg), pos=T(pos),
+        mode=mode, sizes=sizes, t=t, ids=T(ids), target=T(target), seg=T(seg), pos=T(pos), weight=T(weight),
         where=torch.tensor(samples[0][0].where), kinds=[s.kinds for s, *_ in samples],
         frames=[T(np.stack([smp[1][j] for smp in samples])) for j in range(len(sizes))],
         cls=[T(np.stack([np.stack(smp[2][j * t:(j + 1) * t]) for smp in samples])) for j in range(len(sizes))],

@@ -29,6 +29,7 @@ class Head(nn.Module):
     def __init__(self, hidden):
         super().__init__()
         self.cls, self.box, self.way = nn.Linear(hidden, scenes.N_CLASSES), nn.Linear(hidden, 4), nn.Linear(hidden, 4)
+        self.color, self.shape = nn.Linear(hidden, len(scenes.COLORS)), nn.Linear(hidden, len(scenes.SHAPES))
 
 
 def dense_loss(head, feats, bt, j):
@@ -39,6 +40,10 @@ def dense_loss(head, feats, bt, j):
     w[0] = 0.3
     logits = head.cls(f)
     loss = F.cross_entropy(logits, cls, w) + 10 * F.smooth_l1_loss(head.box(f[on]), box[on], beta=0.02)
+    shaped = on & (cls <= len(scenes.COLORS) * len(scenes.SHAPES))
+    if shaped.any():  # colour and shape each by itself: a key of the language model reads one of them linearly
+        c, s = (cls[shaped] - 1) // len(scenes.SHAPES), (cls[shaped] - 1) % len(scenes.SHAPES)
+        loss = loss + F.cross_entropy(head.color(f[shaped]), c) + F.cross_entropy(head.shape(f[shaped]), s)
     if (way >= 0).any():
         loss = loss + F.cross_entropy(head.way(f), way)
     with torch.no_grad():
@@ -65,7 +70,8 @@ def forward(model, head, bt, aux):
     goal = bt["target"][:, 1:]
     m = goal >= 0
     logits = model.logits(h[:, :-1][m]).float()
-    ce = F.cross_entropy(logits, goal[m])
+    w = bt["weight"][:, 1:][m]
+    ce = (F.cross_entropy(logits, goal[m], reduction="none") * w).sum() / w.sum()
     d = dense_loss(head, feats[0], bt, 0) if aux else None
     return ce, d, logits, m
 
@@ -186,6 +192,7 @@ def main(rank=0, world=1):
     a.add_argument("--aux", type=float, default=0.3)
     a.add_argument("--processes", type=int, default=2)
     a.add_argument("--eval-every", type=int, default=250)
+    a.add_argument("--weights", help="start stage 2 from the weights of another run's last.pt")
     a.add_argument("--bf16", action="store_true", help="autocast: only where the CPU has AVX-512 BF16")
     args = a.parse_args()
     os.makedirs(args.out, exist_ok=True)
@@ -209,6 +216,10 @@ def main(rank=0, world=1):
                              {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0}], lr=1e-3, betas=(0.9, 0.98), fused=True)
     state = dict(step=0, stage=1, elapsed=0.0, stage_start=0, restarts=0)
     last = os.path.join(args.out, "last.pt")
+    if args.weights and not os.path.exists(last):
+        c = torch.load(args.weights, weights_only=False)
+        model.load_state_dict(c["model"]), head.load_state_dict(c["head"], strict=False)
+        state.update(stage=2, step=c["state"]["step"], stage_start=c["state"]["step"])
     if os.path.exists(last):
         c = torch.load(last, weights_only=False)
         model.load_state_dict(c["model"]), head.load_state_dict(c["head"]), opt.load_state_dict(c["opt"])
