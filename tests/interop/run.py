@@ -152,9 +152,9 @@ def explain(got, want, margins=None):
 
 
 def run_fixtures(report, squint):
-    for folder in sorted((ROOT / "tests/golden/models").iterdir()):
-        if not (folder / "expected.json").exists():
-            continue
+    """Those of gen_models.py; the other families' recorded values are compared by the unit tests alone."""
+    from model_specs import SPECS
+    for folder in (ROOT / "tests/golden/models" / spec.name for spec in SPECS):
         oracle = Oracle(folder)
         for case in load_json(folder / "expected.json")["cases"]:
             compare(report, squint, oracle, f"{folder.name}/{case['name']}", folder,
