@@ -227,7 +227,7 @@ def main():
     ap.add_argument("--squint", default=ROOT / "build/squint", type=Path)
     ap.add_argument("--model", default=ROOT / "models/squint-vl-5m", type=Path)
     ap.add_argument("--quantized", type=Path, help="a folder that squint quantize wrote of --model")
-    ap.add_argument("--only", default="fixtures,model,quantized,tokenizers")
+    ap.add_argument("--only", default="fixtures,model,quantized,tokenizers,perplexity")
     ap.add_argument("--keep", action="store_true", help="keep the work folder")
     args = ap.parse_args()
     torch.set_num_threads(2)
@@ -247,6 +247,9 @@ def main():
             check_quantized(report, squint, args, work, model_cases(), draw_media, difference)
         if "tokenizers" in only:
             check_tokenizers(report, squint.path, work)
+        if "perplexity" in only:
+            from perplexity import check_perplexity  # imports the vocabulary's script
+            check_perplexity(report, squint.path, work)
     finally:
         if args.keep:
             print(f"work folder: {work}")
