@@ -11,6 +11,10 @@ const cli_verb cli_verbs[] = {
      verb_demo},
     {"inspect", "MODEL [--tensors]", "family, dimensions, what could be quantized with which group",
      "squint inspect models/squint-vl-5m", verb_inspect},
+    {"plan", "MODEL|SHAPE [options]",
+     "memory and disk before any work; the largest context that fits",
+     "squint plan qwen2-vl-2b --scheme w4a16 --context 8192 --image 1280x960 --memory 8GiB",
+     verb_plan},
     {"quantize", "MODEL -o OUT [options]", "calibrate once, quantize layer by layer, write, verify",
      "squint quantize models/squint-vl-5m -o out --method awq --calib tests/data/vl/calib.jsonl",
      verb_quantize},
@@ -40,7 +44,7 @@ const cli_verb cli_verbs[] = {
 };
 
 /* In the contract, and not built yet. */
-static const char *const later[] = {"plan", "bench", "convert", "serve"};
+static const char *const later[] = {"bench", "convert", "serve"};
 
 const cli_verb *cli_find(const char *name) {
     for (const cli_verb *v = cli_verbs; v->name != NULL; v++) {

@@ -191,6 +191,20 @@ SQ_API sq_status sq_eval(const char *model, const sq_eval_options *options,
 
 /* ---- looking ---- */
 
+/* What it takes, before any work. model: a checkpoint, a folder with config.json alone, or the name
+ * of a shape that sq_synth knows. */
+typedef struct sq_plan_options {
+    int64_t context;       /* tokens; 0: 4096, at most what the model has */
+    int64_t batch;         /* sequences at once; 0: 1 */
+    int64_t width, height; /* of a picture; 0: none */
+    int64_t frames;        /* of a video of that size; 0: a picture */
+    const char *scheme;    /* NULL: as stored; else as sq_quantize_options' */
+    int64_t group_size;    /* 0: 128 */
+    size_t memory;         /* what there is; 0: what the system has available */
+} sq_plan_options;
+/* *report: cli.md's keys of `plan`. SQ_ENOMEM, with the report, when it does not fit. */
+SQ_API sq_status sq_plan_memory(const char *model, const sq_plan_options *options, char **report,
+                                sq_error *err);
 SQ_API sq_status sq_inspect(const char *model, int tensors, char **report, sq_error *err);
 SQ_API sq_status sq_devices(char **report, sq_error *err);
 

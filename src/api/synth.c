@@ -338,6 +338,16 @@ static const shape *find(const char *name) {
     return NULL;
 }
 
+json_t *sq_synth_config(const char *name) {
+    making m = {.s = find(name)};
+    if (m.s == NULL) {
+        return NULL;
+    }
+    m.layers = m.s->layers;
+    m.v_layers = m.s->v_depth;
+    return config_json(&m);
+}
+
 sq_status sq_synth(const char *name, const char *out, int layers, uint64_t seed,
                    const sq_progress *progress, sq_error *err) {
     making m = {.seed = seed, .err = err};

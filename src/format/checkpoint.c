@@ -139,3 +139,9 @@ uint64_t sq_checkpoint_bytes(const sq_checkpoint *c) {
     }
     return sum;
 }
+
+void sq_tensor_release(const sq_tensor *t) {
+    if (!t->owned) {
+        sq_map_release(t->data, t->bytes);
+    }
+}

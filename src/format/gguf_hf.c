@@ -399,6 +399,7 @@ static sq_status add_tensor(sq_checkpoint *c, const sq_gguf *g, const family *f,
         sq_rows_to_halves(copy, t->data, heads, rows / heads, t->bytes / (size_t)rows);
         sq_map_release(t->data, t->bytes);
         to->data = copy;
+        to->owned = 1;
     }
     c->n++;
     return SQ_OK;

@@ -111,6 +111,7 @@ static sq_status widen(walk *w, int64_t n, const unsigned char **out) {
 static sq_status tensor(walk *w, const char *name, int64_t a, int64_t b, int64_t heads) {
     int64_t n = a * (b == 0 ? 1 : b);
     const unsigned char *data = NULL;
+    int owned = heads > 0 || (w->h->version == 2 && b != 0);
     sq_status st = SQ_OK;
     if (w->h->version == 2 && b != 0) {
         st = widen(w, n, &data);
@@ -136,6 +137,7 @@ static sq_status tensor(walk *w, const char *name, int64_t a, int64_t b, int64_t
                          .rank = b == 0 ? 1 : 2,
                          .shape = {a, b},
                          .data = data,
+                         .owned = owned,
                          .bytes = (size_t)n * sizeof(float)};
         st = t->name == NULL ? SQ_ENOMEM : SQ_OK;
     }

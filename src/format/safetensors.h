@@ -18,7 +18,11 @@ typedef struct sq_tensor {
     const void *data;
     size_t bytes;
     int shard;
+    int owned; /* `data` is a copy of the checkpoint's, not a view of the file */
 } sq_tensor;
+
+/* Tells the kernel that the tensor's pages may go; they come back from the file. */
+void sq_tensor_release(const sq_tensor *t);
 
 typedef struct sq_checkpoint sq_checkpoint;
 
@@ -56,6 +60,9 @@ sq_status sq_st_writer_open(sq_st_writer **out, const char *dir, const sq_tensor
 /* Writes the whole data of one tensor; size must match the spec. Thread-compatible. */
 sq_status sq_st_writer_put(sq_st_writer *w, const char *name, const void *data, size_t bytes,
                            sq_error *err);
+/* The same of a view of a mapped file: goes through it in slices whose pages are released. */
+sq_status sq_st_writer_put_mapped(sq_st_writer *w, const char *name, const void *data, size_t bytes,
+                                  sq_error *err);
 /* Flushes what was put so far to the disk. */
 sq_status sq_st_writer_sync(sq_st_writer *w, sq_error *err);
 /* Checks (unless `resume` was given) that every tensor was put, writes the index, syncs and closes.

@@ -231,6 +231,26 @@ sq_status sq_st_writer_put(sq_st_writer *w, const char *name, const void *data, 
     return st;
 }
 
+sq_status sq_st_writer_put_mapped(sq_st_writer *w, const char *name, const void *data, size_t bytes,
+                                  sq_error *err) {
+    enum { SLICE = 16 << 20 };
+    out_tensor key = {.name = name};
+    out_tensor *t = w->n == 0 ? NULL : bsearch(&key, w->tensors, w->n, sizeof key, by_name);
+    if (t == NULL || t->bytes != bytes) {
+        return sq_st_writer_put(w, name, data, bytes, err); /* the error */
+    }
+    const out_file *f = &w->files[t->file];
+    sq_status st = SQ_OK;
+    for (size_t at = 0; st == SQ_OK && at < bytes; at += SLICE) {
+        const char *p = (const char *)data + at;
+        size_t n = bytes - at < SLICE ? bytes - at : SLICE;
+        st = write_at(f->fd, p, n, t->offset + at, f->path, err);
+        sq_map_release(p, n);
+    }
+    t->put = st == SQ_OK ? 1 : t->put;
+    return st;
+}
+
 sq_status sq_st_writer_sync(sq_st_writer *w, sq_error *err) {
     for (int f = 0; f < w->n_files; f++) {
         if (fdatasync(w->files[f].fd) != 0) {

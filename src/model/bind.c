@@ -158,7 +158,7 @@ static sq_status weight_of(binder *b, sq_weight *w, const sq_tensor *t, const in
         return sq_weight_dense(w, t->dtype, t->data, shape[0], shape[1], b->err);
     }
     sq_status st = sq_weight_blocks(w, t->dtype, t->data, shape[0], shape[1], b->err);
-    sq_map_release(t->data, t->bytes);
+    sq_tensor_release(t);
     return st;
 }
 
@@ -222,7 +222,7 @@ static sq_status packed(binder *b, sq_linear *l, const sq_tensor *words, int64_t
         }
         st = sq_weight_quantized(&l->weight, (int)bits, w, s, z, n, k, kp, group, b->err);
         l->quantized = 1;
-        sq_map_release(words->data, words->bytes);
+        sq_tensor_release(words);
     }
     sq_free(s);
     sq_free(z);
@@ -269,7 +269,7 @@ static sq_status int_quantized(binder *b, sq_linear *l, const sq_tensor *t, int6
         sq_to_f32(s, scale->data, scale->dtype, cells);
         st = sq_weight_quantized(&l->weight, l->scheme.bits, w, s, NULL, n, k, kp, group, b->err);
         l->quantized = 1;
-        sq_map_release(t->data, t->bytes);
+        sq_tensor_release(t);
     }
     sq_free(s);
     sq_free(w);

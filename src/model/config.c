@@ -273,6 +273,15 @@ static sq_status read_all(sq_config *c, const char *path, sq_error *err) {
     return SQ_OK;
 }
 
+sq_status sq_config_parse(sq_config *out, json_t *json, const char *where, sq_error *err) {
+    *out = (sq_config){.image_token = -1, .video_token = -1, .json = json};
+    sq_status st = read_all(out, where, err);
+    if (st != SQ_OK) {
+        sq_config_free(out);
+    }
+    return st;
+}
+
 sq_status sq_config_load(sq_config *out, const char *dir, sq_error *err) {
     *out = (sq_config){.image_token = -1, .video_token = -1};
     sq_arena a = {0};

@@ -55,6 +55,8 @@ typedef struct sq_config {
  * range and consistency (heads divide, GQA divides, sections sum) before anything is derived from
  * it. */
 sq_status sq_config_load(sq_config *out, const char *dir, sq_error *err);
+/* The same from an object alone, which it takes; `where` names it in errors. */
+sq_status sq_config_parse(sq_config *out, json_t *json, const char *where, sq_error *err);
 void sq_config_free(sq_config *c);
 
 /* Calls `each` for every tensor of the configuration under its canonical name, shapes as in files.

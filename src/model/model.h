@@ -105,6 +105,9 @@ sq_status sq_vision_forward(const sq_net *n, sq_work *w, const sq_pixels *px, fl
  * shape alone (sq_pixels_plan_image). */
 size_t sq_vision_peak(const sq_config *c, const sq_pixels *px);
 
+/* Bytes beside weights and KV cache that a sequence of so many tokens takes at its peak. */
+size_t sq_text_peak(const sq_config *c, int64_t context);
+
 /* h[n][hidden] = embeddings of ids. */
 void sq_embed(const sq_net *n, const int32_t *ids, int64_t count, float *h);
 

@@ -29,9 +29,7 @@ static sq_status read_special(sq_frontend *f, sq_error *err) {
     return st;
 }
 
-static sq_status load_preproc(sq_frontend *f, sq_error *err) {
-    const sq_config *c = f->config;
-    sq_preproc *p = &f->preproc;
+sq_status sq_config_preproc(sq_preproc *p, const sq_config *c, const char *dir, sq_error *err) {
     if (c->tower->kind == SQ_TOWER_VIT) {
         static const sq_preproc_kind kinds[] = {[SQ_VIEW_CROP] = SQ_PREPROC_CROP,
                                                 [SQ_VIEW_ANYRES] = SQ_PREPROC_ANYRES,
@@ -46,15 +44,15 @@ static sq_status load_preproc(sq_frontend *f, sq_error *err) {
                              .pad =
                                  strcmp(sq_json_str(c->json, "image_aspect_ratio", ""), "pad") == 0,
                              .pinpoints = json_object_get(c->json, "image_grid_pinpoints")};
-        return sq_preproc_load_tiles(p, f->dir, &o, err);
+        return sq_preproc_load_tiles(p, dir, &o, err);
     }
-    sq_status st = sq_preproc_load(p, f->dir, err);
+    sq_status st = sq_preproc_load(p, dir, err);
     if (st == SQ_OK && (p->patch_size != c->patch || p->merge_size != c->merge ||
                         p->temporal_patch_size != c->temporal_patch)) {
         st = sq_fail(err, SQ_EFORMAT,
                      "%s: preprocessor_config.json does not fit config.json; got patch %lld, merge "
                      "%lld, temporal %lld, wanted %lld, %lld, %lld",
-                     f->dir, (long long)p->patch_size, (long long)p->merge_size,
+                     dir, (long long)p->patch_size, (long long)p->merge_size,
                      (long long)p->temporal_patch_size, (long long)c->patch, (long long)c->merge,
                      (long long)c->temporal_patch);
     }
@@ -80,7 +78,7 @@ sq_status sq_frontend_open(sq_frontend *out, const char *dir, const sq_config *c
         SQ_TRY(sq_template_parse(&out->tmpl, builtin, "built-in template", err));
     }
     if (config->tower != NULL) {
-        SQ_TRY(load_preproc(out, err));
+        SQ_TRY(sq_config_preproc(&out->preproc, config, dir, err));
     }
     SQ_TRY(read_special(out, err));
     return SQ_OK;

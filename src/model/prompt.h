@@ -23,6 +23,9 @@ sq_status sq_frontend_open(sq_frontend *out, const char *dir, const sq_config *c
                            sq_error *err);
 void sq_frontend_close(sq_frontend *f);
 
+/* How the model's pictures are prepared: the folder's files, or the defaults of its classes. */
+sq_status sq_config_preproc(sq_preproc *p, const sq_config *c, const char *dir, sq_error *err);
+
 /* An image or video inside a prompt. */
 typedef struct sq_slot {
     int64_t start, count; /* token range [start, start + count) */

@@ -265,3 +265,17 @@ sq_status sq_logits(const sq_net *n, sq_work *w, const float *h, int64_t count, 
     }
     return SQ_OK;
 }
+
+size_t sq_text_peak(const sq_config *c, int64_t context) {
+    const int64_t *d = c->dims;
+    int64_t rows = context < SQ_CHUNK ? context : SQ_CHUNK, feed = 512; /* of sq_seq_feed */
+    int64_t tile = rows < SQ_Q_TILE ? rows : SQ_Q_TILE;
+    int64_t floats = rows * (d[SQ_D_HIDDEN] + 2 * d[SQ_D_Q] + 2 * d[SQ_D_KV] + 2 * d[SQ_D_INTER]);
+    int64_t scores = sq_threads() * tile * sq_round_up(context, SQ_KV_BLOCK);
+    int64_t widest = d[SQ_D_INTER] > d[SQ_D_HIDDEN] ? d[SQ_D_INTER] : d[SQ_D_HIDDEN];
+    int64_t panel = 16 * widest > (128 << 10) ? 16 * widest : 128 << 10;
+    floats += scores + scores / 2 + feed * (d[SQ_D_HIDDEN] + c->head_dim) + d[SQ_D_VOCAB];
+    floats +=
+        sq_threads() * (panel + 8 * widest) + 4 * context; /* sq_matmul's own; positions, ids */
+    return (size_t)floats * sizeof(float);
+}

@@ -9,11 +9,29 @@
 
 static const uint64_t SHARD_BYTES = 5000000000u;
 
-void sq_hash_text(const void *p, size_t n, char out[17]) {
-    const unsigned char *s = p;
-    uint64_t h = 0xcbf29ce484222325u;
+static uint64_t hash_more(uint64_t h, const unsigned char *s, size_t n) {
     for (size_t i = 0; i < n; i++) {
         h = (h ^ s[i]) * 0x100000001b3u;
+    }
+    return h;
+}
+
+enum { SLICE = 16 << 20 };
+static const uint64_t hash_start = 0xcbf29ce484222325u;
+
+void sq_hash_text(const void *p, size_t n, char out[17]) {
+    snprintf(out, 17, "%016llx", (unsigned long long)hash_more(hash_start, p, n));
+}
+
+void sq_hash_tensor(const sq_tensor *t, char out[17]) {
+    uint64_t h = hash_start;
+    for (size_t at = 0; at < t->bytes; at += SLICE) {
+        const unsigned char *p = (const unsigned char *)t->data + at;
+        size_t n = t->bytes - at < SLICE ? t->bytes - at : SLICE;
+        h = hash_more(h, p, n);
+        if (!t->owned) {
+            sq_map_release(p, n);
+        }
     }
     snprintf(out, 17, "%016llx", (unsigned long long)h);
 }
@@ -235,9 +253,13 @@ sq_status sq_output_floats(sq_output *o, const sq_tensor *t, const float *data, 
 }
 
 sq_status sq_output_copy(sq_output *o, const sq_tensor *t, sq_error *err) {
-    sq_status st = put(o, t->name, t->data, t->bytes, err);
-    sq_map_release(t->data, t->bytes);
-    return st;
+    char hash[17];
+    if (t->owned) {
+        return put(o, t->name, t->data, t->bytes, err);
+    }
+    sq_hash_tensor(t, hash);
+    json_object_set_new(json_object_get(o->journal, "hashes"), t->name, json_string(hash));
+    return sq_st_writer_put_mapped(o->writer, t->name, t->data, t->bytes, err);
 }
 
 sq_status sq_output_commit(sq_output *o, const char *unit, json_t *entries, sq_error *err) {

@@ -37,6 +37,8 @@ void sq_output_close(sq_output *o);
 
 /* FNV-1a 64 as 16 hex digits. */
 void sq_hash_text(const void *p, size_t n, char out[17]);
+/* Of a tensor, slice by slice, so that not all of it stays in memory. */
+void sq_hash_tensor(const sq_tensor *t, char out[17]);
 /* 1 for files that the writer makes itself: weights, index, config.json, squint.json. */
 int sq_output_own_file(const char *name);
 

@@ -82,7 +82,7 @@ static sq_status load_group(job *j, sq_tap_group *g, const sq_block *b, const sq
         g->gptq = p->gptq;
         g->gptq_options = (sq_gptq_options){j->o->damp, j->o->no_act_order};
         g->w[g->n++] = w;
-        sq_map_release(l->file->data, l->file->bytes);
+        sq_tensor_release(l->file);
     }
     return SQ_OK;
 }

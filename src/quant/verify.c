@@ -143,7 +143,7 @@ static void check_hashes(sq_verify_state *v) {
         char hash[17] = "";
         const sq_tensor *t = sq_checkpoint_find(v->files, name);
         if (t != NULL) {
-            sq_hash_text(t->data, t->bytes, hash);
+            sq_hash_tensor(t, hash);
         }
         n++;
         if (strcmp(hash, json_string_value(want)) != 0) {

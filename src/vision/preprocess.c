@@ -235,6 +235,15 @@ sq_status sq_pixels_plan_image(sq_pixels *out, const sq_preproc *p, const char *
     return st;
 }
 
+sq_status sq_pixels_plan_size(sq_pixels *out, const sq_preproc *p, int64_t width, int64_t height,
+                              int64_t frames, sq_error *err) {
+    *out = (sq_pixels){0};
+    sq_status st = sq_image_check_size(width, height, "picture", err);
+    return st == SQ_OK
+               ? sq_pixels_shape(out, p, width, height, frames > 0 ? frames : 1, frames > 0, err)
+               : st;
+}
+
 void sq_pixels_free(sq_pixels *px) {
     if (px != NULL) {
         sq_free(px->patches);

@@ -130,6 +130,9 @@ sq_status sq_video_frames(sq_image **frames, int64_t *count, const sq_preproc *p
 /* Grid and token count alone, before any pixel is decoded (patches stays NULL). */
 sq_status sq_pixels_plan_image(sq_pixels *out, const sq_preproc *p, const char *path,
                                sq_error *err);
+/* The same for a picture of that size, or with frames > 0 a video of that many taken frames. */
+sq_status sq_pixels_plan_size(sq_pixels *out, const sq_preproc *p, int64_t width, int64_t height,
+                              int64_t frames, sq_error *err);
 void sq_pixels_free(sq_pixels *px);
 
 #endif

@@ -205,6 +205,39 @@ static void video_as_frames(void **state) {
     }
 }
 
+/* The plan of a published shape, by its arithmetic, and what does not fit. */
+static void plans(void **state) {
+    (void)state;
+    char *text = NULL;
+    sq_error err = {0};
+    sq_plan_options o = {
+        .context = 8192, .scheme = "w4a16", .width = 448, .height = 672, .memory = (size_t)8 << 30};
+    assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_OK);
+    json_t *r = json_loads(text, 0, NULL);
+    assert_int_equal(json_integer_value(json_object_get(r, "kv_bytes_per_token")),
+                     2 * 28 * 2 * 128 * 4);
+    assert_int_equal(json_integer_value(json_object_get(r, "kv_bytes")), (int64_t)57344 * 8192);
+    assert_int_equal(json_integer_value(json_object_get(r, "vision_tokens")), 384);
+    assert_int_equal(json_integer_value(json_object_get(r, "max_context_tokens")), 32768);
+    double weights = (double)json_integer_value(json_object_get(r, "weights_bytes"));
+    assert_true(weights > 2.4e9 &&
+                weights < 2.7e9); /* 1.31 billion at 4.5 bits, the rest in bf16 */
+    json_decref(r);
+    sq_text_free(text);
+    o.memory = (size_t)2 << 30;
+    assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_ENOMEM);
+    assert_non_null(text);
+    sq_text_free(text);
+    text = NULL;
+    o.context = 40000;
+    assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_ELIMIT);
+    assert_null(text);
+    assert_int_equal(sq_plan_memory("no-such-shape", NULL, &text, &err), SQ_EFORMAT);
+    sq_plan_options small = {.context = 100};
+    assert_int_equal(sq_plan_memory(golden("vila15-llama"), &small, &text, &err), SQ_OK);
+    sq_text_free(text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(templates_by_choice),
@@ -214,6 +247,7 @@ int main(void) {
         cmocka_unit_test(limits_before_pixels),
         cmocka_unit_test(vision_peak_is_kept),
         cmocka_unit_test(video_as_frames),
+        cmocka_unit_test(plans),
     };
     return cmocka_run_group_tests_name("engine", tests, NULL, NULL);
 }
