@@ -80,6 +80,7 @@ int verb_tokenize(int argc, char **argv);
 int verb_eval(int argc, char **argv);
 int verb_synth(int argc, char **argv);
 int verb_plan(int argc, char **argv);
+int verb_convert(int argc, char **argv);
 int verb_devices(int argc, char **argv);
 
 #endif

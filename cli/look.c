@@ -112,6 +112,29 @@ int verb_devices(int argc, char **argv) {
     return cli_report(&common, report, st, &err, show_devices);
 }
 
+int verb_convert(int argc, char **argv) {
+    cli_common common = {0};
+    const char *pos[1], *out = NULL, *dtype = NULL, *format = "hf";
+    const cli_option options[] = {
+        {"-o", CLI_TEXT, &out, "DIR  a new folder"},
+        {"--format", CLI_TEXT, &format, "hf  a Hugging Face folder, dense (hf)"},
+        {"--dtype", CLI_TEXT, &dtype, "BF16|F16|F32  of what was in blocks (BF16)"},
+        {NULL, CLI_FLAG, NULL, NULL},
+    };
+    int status = cli_parse("convert", argc, argv, options, pos, 1, 1, &common);
+    if (status >= 0) {
+        return status;
+    }
+    if (out == NULL || strcmp(format, "hf") != 0) {
+        return cli_usage("convert: wanted -o DIR%s",
+                         out == NULL ? "" : "; the one format there is hf");
+    }
+    sq_error err = {0};
+    sq_status st = sq_convert(pos[0], out, dtype, cli_progress(&common), &err);
+    cli_progress_done();
+    return st == SQ_OK ? EXIT_OK : cli_fail(&err);
+}
+
 int verb_synth(int argc, char **argv) {
     cli_common common = {0};
     const char *pos[1], *out = NULL;

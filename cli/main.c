@@ -38,13 +38,15 @@ const cli_verb cli_verbs[] = {
      "squint eval models/squint-vl-5m --task tests/data/vl/test.jsonl", verb_eval},
     {"synth", "SHAPE -o DIR [--layers N]", "a checkpoint of a published shape with random weights",
      "squint synth qwen2-vl-2b -o synth-2b --layers 4", verb_synth},
+    {"convert", "IN -o OUT", "a GGUF or llama2.c file as a Hugging Face folder",
+     "squint convert model.gguf -o folder", verb_convert},
     {"devices", "", "CPU flags, chosen kernels, measured bandwidth and arithmetic rate",
      "squint devices", verb_devices},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 /* In the contract, and not built yet. */
-static const char *const later[] = {"bench", "convert", "serve"};
+static const char *const later[] = {"bench", "serve"};
 
 const cli_verb *cli_find(const char *name) {
     for (const cli_verb *v = cli_verbs; v->name != NULL; v++) {

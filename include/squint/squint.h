@@ -191,6 +191,11 @@ SQ_API sq_status sq_eval(const char *model, const sq_eval_options *options,
 
 /* ---- looking ---- */
 
+/* A GGUF or llama2.c file as a Hugging Face folder `out` (safetensors, config, tokenizer), which
+ * appears when complete; ggml's blocks are widened to dtype ("BF16" when NULL, "F16", "F32"). */
+SQ_API sq_status sq_convert(const char *model, const char *out, const char *dtype,
+                            const sq_progress *progress, sq_error *err);
+
 /* What it takes, before any work. model: a checkpoint, a folder with config.json alone, or the name
  * of a shape that sq_synth knows. */
 typedef struct sq_plan_options {

@@ -16,18 +16,16 @@ static const char *const keep[] = {"lm_head", NULL};
     "\"num_hidden_layers\": 32, \"num_attention_heads\": 32, \"num_key_value_heads\": 8, "         \
     "\"max_position_embeddings\": 131072, \"sliding_window\": 4096}"
 
+/* What the three have in common. */
+#define DECODER(linears)                                                                           \
+    .rope = SQ_ROPE_TEXT, .act = SQ_ACT_SILU, .default_rope_theta = 10000.0,                       \
+    .embed = "model.embed_tokens", .layer_prefix = "model.layers.%d.", .final_norm = "model.norm", \
+    .head = "lm_head", .text = {linears, 7, norms, 2, folds, 4, 4}, .keep = keep
+
 const sq_arch sq_arch_llama = {
     .model_type = "llama",
     .title = "Llama",
-    .rope = SQ_ROPE_TEXT,
-    .act = SQ_ACT_SILU,
-    .default_rope_theta = 10000.0,
-    .embed = "model.embed_tokens",
-    .layer_prefix = "model.layers.%d.",
-    .final_norm = "model.norm",
-    .head = "lm_head",
-    .text = {llama_linears, 7, norms, 2, folds, 4, 4},
-    .keep = keep,
+    DECODER(llama_linears),
     .text_defaults = LLAMA_DEFAULTS,
 };
 
@@ -36,29 +34,13 @@ const sq_arch sq_arch_llama = {
 const sq_arch sq_arch_mistral = {
     .model_type = "mistral",
     .title = "Mistral",
-    .rope = SQ_ROPE_TEXT,
-    .act = SQ_ACT_SILU,
-    .default_rope_theta = 10000.0,
-    .embed = "model.embed_tokens",
-    .layer_prefix = "model.layers.%d.",
-    .final_norm = "model.norm",
-    .head = "lm_head",
-    .text = {llama_linears, 7, norms, 2, folds, 4, 4},
-    .keep = keep,
+    DECODER(llama_linears),
     .text_defaults = MISTRAL_DEFAULTS,
 };
 
 const sq_arch sq_arch_qwen2 = {
     .model_type = "qwen2",
     .title = "Qwen2",
-    .rope = SQ_ROPE_TEXT,
-    .act = SQ_ACT_SILU,
-    .default_rope_theta = 10000.0,
-    .embed = "model.embed_tokens",
-    .layer_prefix = "model.layers.%d.",
-    .final_norm = "model.norm",
-    .head = "lm_head",
-    .text = {qwen2_linears, 7, norms, 2, folds, 4, 4},
+    DECODER(qwen2_linears),
     .builtin_template = "chatml",
-    .keep = keep,
 };
