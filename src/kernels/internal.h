@@ -32,9 +32,11 @@ static inline int64_t sq_weight_chunks(const sq_weight *w) {
     return (w->k_padded + SQ_CHUNK_COLUMNS - 1) / SQ_CHUNK_COLUMNS;
 }
 static inline int64_t sq_weight_groups(const sq_weight *w) { return w->k_padded / w->group; }
+static inline int64_t sq_weight_row_bytes(const sq_weight *w) {
+    return sq_weight_chunks(w) * (w->kind == SQ_W_Q4 ? 64 : 128);
+}
 static inline const uint8_t *sq_weight_row(const sq_weight *w, int64_t row) {
-    int64_t chunk = w->kind == SQ_W_Q4 ? 64 : 128;
-    return (const uint8_t *)w->data + row * sq_weight_chunks(w) * chunk;
+    return (const uint8_t *)w->data + row * sq_weight_row_bytes(w);
 }
 
 /* How a block type of ggml becomes codes, scales and offsets (w = code * scale + offset). `read`

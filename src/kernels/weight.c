@@ -39,7 +39,7 @@ static void pack_row(uint8_t *out, const uint32_t *words, int64_t k, int bits) {
 /* Room for codes (zeroed), scales and offsets of a weight whose dimensions are set. */
 static sq_status make_room(sq_weight *w, sq_error *err) {
     size_t groups = (size_t)sq_weight_groups(w);
-    size_t row_bytes = (size_t)sq_weight_chunks(w) * (w->kind == SQ_W_Q4 ? 64 : 128);
+    size_t row_bytes = (size_t)sq_weight_row_bytes(w);
     w->owned = sq_alloc((size_t)w->n, row_bytes, "packed weights", err);
     w->data = w->owned;
     w->scales = sq_alloc_raw((size_t)w->n, groups * sizeof(float), "scales", err);
@@ -67,7 +67,7 @@ sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, con
             bits, (long long)n, (long long)k, (long long)k_padded, (long long)group);
     }
     int64_t groups = k_padded / group, row_words = (k_padded * bits + 31) / 32;
-    size_t row_bytes = (size_t)sq_weight_chunks(w) * (bits == 4 ? 64 : 128);
+    size_t row_bytes = (size_t)sq_weight_row_bytes(w);
     sq_status st = make_room(w, err);
     if (st != SQ_OK) {
         return st;
@@ -103,7 +103,7 @@ sq_status sq_weight_blocks(sq_weight *w, sq_dtype t, const void *data, int64_t n
     }
     uint8_t *codes = w->owned;
     int64_t groups = sq_weight_groups(w), per = block / form.group;
-    size_t row_bytes = (size_t)sq_weight_chunks(w) * (form.bits == 4 ? 64 : 128);
+    size_t row_bytes = (size_t)sq_weight_row_bytes(w);
 #pragma omp parallel for schedule(static) num_threads(sq_threads()) if (n * k > 65536)
     for (int64_t r = 0; r < n; r++) {
         const uint8_t *p = (const uint8_t *)data + (size_t)(r * (k / block)) * sq_dtype_size(t);
@@ -163,9 +163,7 @@ size_t sq_weight_bytes(const sq_weight *w) {
     case SQ_W_Q8:
         break;
     }
-    size_t chunk = w->kind == SQ_W_Q4 ? 64 : 128;
-    return n *
-           ((size_t)sq_weight_chunks(w) * chunk + (size_t)sq_weight_groups(w) * 2 * sizeof(float));
+    return n * ((size_t)sq_weight_row_bytes(w) + (size_t)sq_weight_groups(w) * 2 * sizeof(float));
 }
 
 void sq_weight_rows_f32(const sq_weight *w, int64_t row0, int64_t rows, float *out) {
