@@ -136,20 +136,23 @@ static int make_scale(const search *s, double ratio, int duo, float *out) {
     return 1;
 }
 
-/* SmoothQuant's candidate (Xiao et al. 2022): max|x|^a / max|w|^(1-a). */
-static int make_smooth(const search *s, double alpha, float *out) {
+/* Largest |w| of each column. */
+static void weight_max(const search *s) {
     const sq_tap_group *g = s->g;
-    memset(out, 0, (size_t)g->k * sizeof *out);
+    memset(s->wm, 0, (size_t)g->k * sizeof *s->wm);
     for (int l = 0; l < g->n; l++) {
         for (int64_t r = 0; r < g->linears[l]->weight.n; r++) {
             for (int64_t c = 0; c < g->k; c++) {
-                out[c] = fmaxf(out[c], fabsf(g->w[l][r * g->k + c]));
+                s->wm[c] = fmaxf(s->wm[c], fabsf(g->w[l][r * g->k + c]));
             }
         }
     }
-    tie_heads(g, out);
-    for (int64_t c = 0; c < g->k; c++) {
-        double x = (double)s->xm[c], w = (double)out[c];
+}
+
+/* SmoothQuant's candidate (Xiao et al. 2022): max|x|^a / max|w|^(1-a). */
+static int make_smooth(const search *s, double alpha, float *out) {
+    for (int64_t c = 0; c < s->g->k; c++) {
+        double x = (double)s->xm[c], w = (double)s->wm[c];
         double v = w > 0 ? pow(x, alpha) / pow(w, 1 - alpha) : x;
         out[c] = (float)fmax(v, 1e-5);
         if (!isfinite(out[c])) {
@@ -165,9 +168,6 @@ static double input_loss(const search *s, const float *scale) {
     const sq_tap_group *g = s->g;
     const sq_stat *st = s->stat;
     double widest = 0, weight = 0;
-    if (g->grids[0].act_bits == 0) {
-        return 0;
-    }
     for (int64_t c = 0; c < g->k; c++) {
         double dev = sqrt((double)st->xx[c * g->k + c] / (double)st->rows),
                sc = scale == NULL ? 1 : (double)scale[c];
@@ -192,7 +192,9 @@ static int search_smooth(const search *s) {
     for (int64_t c = 0; c < g->k; c++) {
         s->xm[c] = s->stat->max_abs[c];
     }
+    weight_max(s);
     tie_heads(g, s->xm);
+    tie_heads(g, s->wm);
     double best = candidate_loss(s, NULL) + input_loss(s, NULL);
     int found = 0;
     for (int i = 1; i < RATIOS; i++) {
