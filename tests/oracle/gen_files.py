@@ -87,8 +87,38 @@ def good(new, margins, vocab):
 SIG = dict(hidden_size=20, intermediate_size=28, num_hidden_layers=3, num_attention_heads=2, image_size=35, patch_size=7)
 
 
-class Vila:
+class ThreeFolders:
+    """llm/, vision_tower/ and mm_projector/ of the VILA family: what its members share. `image` is the picture's id."""
+
+    @torch.no_grad()
+    def run(self, ids, feats):
+        rows, k = [], 0
+        for t in ids:
+            if t == self.image:
+                rows.append(feats[k])
+                k += 1
+            else:
+                rows.append(self.llm.model.embed_tokens(torch.tensor([t])))
+        return self.llm(inputs_embeds=torch.cat(rows)[None], use_cache=False).logits[0].float()
+
+    @staticmethod
+    def make_folders(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        for part in ("llm", "vision_tower", "mm_projector"):
+            (folder / part).mkdir(parents=True)
+
+    def write_weights(self, folder):
+        state = {k: v.contiguous() for k, v in self.llm.state_dict().items() if "inv_freq" not in k}
+        save_file(state, folder / "llm" / "model.safetensors", metadata={"format": "pt"})
+        tower = {("" if k.startswith("vision_model.") else "vision_model.") + k: v.contiguous()
+                 for k, v in self.tower.state_dict().items()}
+        save_file(tower, folder / "vision_tower" / "model.safetensors", metadata={"format": "pt"})
+        save_file(self.proj, folder / "mm_projector" / "model.safetensors", metadata={"format": "pt"})
+
+
+class Vila(ThreeFolders):
     """llm/, vision_tower/, mm_projector/ in memory, and the way through them (llava_arch.py of VILA-1.5)."""
+    image = -200
 
     def __init__(self, seed, kind, column_major):
         self.sp = spm.SentencePieceProcessor(model_proto=sp_model())
@@ -140,21 +170,8 @@ class Vila:
             out += ([-200] if i else []) + self.sp.encode(piece)
         return out
 
-    @torch.no_grad()
-    def run(self, ids, feats):
-        rows, k = [], 0
-        for t in ids:
-            if t == -200:
-                rows.append(feats[k])
-                k += 1
-            else:
-                rows.append(self.llm.model.embed_tokens(torch.tensor([t])))
-        return self.llm(inputs_embeds=torch.cat(rows)[None], use_cache=False).logits[0].float()
-
     def write(self, folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        for part in ("llm", "vision_tower", "mm_projector"):
-            (folder / part).mkdir(parents=True)
+        self.make_folders(folder)
         llm_cfg = {**self.llm.config.to_dict(), "model_type": "llama", "architectures": ["LlamaForCausalLM"]}
         llm_cfg = {k: v for k, v in llm_cfg.items() if v is not None}
         vit = {**SIG, "model_type": "siglip_vision_model", "architectures": ["SiglipVisionModel"],
@@ -175,15 +192,10 @@ class Vila:
             "add_bos_token": True, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "legacy": True,
             "tokenizer_class": "LlamaTokenizer"})
         (folder / "llm" / "tokenizer.model").write_bytes(self.sp.serialized_model_proto())
-        state = {k: v.contiguous() for k, v in self.llm.state_dict().items() if "inv_freq" not in k}
-        save_file(state, folder / "llm" / "model.safetensors", metadata={"format": "pt"})
-        tower = {("" if k.startswith("vision_model.") else "vision_model.") + k: v.contiguous()
-                 for k, v in self.tower.state_dict().items()}
-        save_file(tower, folder / "vision_tower" / "model.safetensors", metadata={"format": "pt"})
-        save_file(self.proj, folder / "mm_projector" / "model.safetensors", metadata={"format": "pt"})
+        self.write_weights(folder)
 
 
-class Nvila:
+class Nvila(ThreeFolders):
     """NVILA-8B's way at a small size: dynamic_s2 (mm_utils.dynamic_s2_preprocess, llava_arch.merge_features_for_dynamic_s2),
     Qwen2 as the language model, a line break after each picture."""
     SCALES, LAST = (1, 2, 3), 3
@@ -262,21 +274,8 @@ class Nvila:
         r, c = shape
         return y.view(r, c, m, m, -1).permute(0, 2, 1, 3, 4).reshape(r * m * c * m, -1)
 
-    @torch.no_grad()
-    def run(self, ids, feats):
-        rows, k = [], 0
-        for t in ids:
-            if t == self.image:
-                rows.append(feats[k])
-                k += 1
-            else:
-                rows.append(self.llm.model.embed_tokens(torch.tensor([t])))
-        return self.llm(inputs_embeds=torch.cat(rows)[None], use_cache=False).logits[0].float()
-
     def write(self, folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        for part in ("llm", "vision_tower", "mm_projector"):
-            (folder / part).mkdir(parents=True)
+        self.make_folders(folder)
         llm_cfg = {k: v for k, v in {**self.llm.config.to_dict(), "model_type": "qwen2"}.items() if v is not None}
         vit = {**NSIG, "model_type": "siglip_vision_model", "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
         proj = {"model_type": "v2l_projector", "mm_projector_type": "mlp_downsample"}
@@ -293,12 +292,7 @@ class Nvila:
         cfg = json.loads(tiny_tokenizer.tokenizer_config(NVILA_TEMPLATE))
         G.dump(folder / "llm" / "tokenizer_config.json", cfg)
         G.dump(folder / "llm" / "generation_config.json", {"eos_token_id": self.llm.config.eos_token_id})
-        state = {k: v.contiguous() for k, v in self.llm.state_dict().items() if "inv_freq" not in k}
-        save_file(state, folder / "llm" / "model.safetensors", metadata={"format": "pt"})
-        tower = {("" if k.startswith("vision_model.") else "vision_model.") + k: v.contiguous()
-                 for k, v in self.tower.state_dict().items()}
-        save_file(tower, folder / "vision_tower" / "model.safetensors", metadata={"format": "pt"})
-        save_file(self.proj, folder / "mm_projector" / "model.safetensors", metadata={"format": "pt"})
+        self.write_weights(folder)
 
 
 NSIG = dict(hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=2, image_size=18, patch_size=6)
