@@ -104,6 +104,11 @@ typedef struct sq_kernels {
     void (*gelu_tanh)(float *x, int64_t n);
     /* rotate-half over one head of dim d: pairs (i, i + d/2), cos/sin [d/2] */
     void (*rope)(float *x, const float *cos, const float *sin, int64_t d);
+    /* Search for scales: finite w on the grid (q - zero) * scale, q whole in 0..top. back[i] is
+     * what w[i] becomes, and the sum of h (back - w)^2; both round w / scale half to even. */
+    void (*round_back)(const float *w, int64_t n, float scale, float zero, float top, float *back);
+    float (*round_loss)(const float *w, const float *h, int64_t n, float scale, float zero,
+                        float top);
 } sq_kernels;
 
 /* The chosen table; sq_kernels_select is called on first use with no mask. */

@@ -190,6 +190,23 @@ static void rope(float *x, const float *cos_row, const float *sin_row, int64_t d
     }
 }
 
+static void round_back(const float *w, int64_t n, float scale, float zero, float top, float *back) {
+    for (int64_t i = 0; i < n; i++) {
+        float q = fminf(fmaxf(rintf(w[i] / scale), -zero), top - zero);
+        back[i] = q * scale;
+    }
+}
+
+static float round_loss(const float *w, const float *h, int64_t n, float scale, float zero,
+                        float top) {
+    float sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        float q = fminf(fmaxf(rintf(w[i] / scale), -zero), top - zero), d = q * scale - w[i];
+        sum += h[i] * d * d;
+    }
+    return sum;
+}
+
 void sq_kernels_init_c(sq_kernels *k) {
     *k = (sq_kernels){.dot_f32 = dot_f32,
                       .dot_f16 = dot_f16,
@@ -208,5 +225,7 @@ void sq_kernels_init_c(sq_kernels *k) {
                       .quick_gelu = quick_gelu,
                       .gelu_erf = gelu_erf,
                       .gelu_tanh = gelu_tanh,
-                      .rope = rope};
+                      .rope = rope,
+                      .round_back = round_back,
+                      .round_loss = round_loss};
 }

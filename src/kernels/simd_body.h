@@ -227,6 +227,40 @@ static void k_rope(float *x, const float *cos_row, const float *sin_row, int64_t
     }
 }
 
+static inline V v_on_grid(V w, V scale, V lo, V hi) {
+    return v_mul(v_min(v_max(v_round(v_div(w, scale)), lo), hi), scale);
+}
+
+static void k_round_back(const float *w, int64_t n, float scale, float zero, float top,
+                         float *back) {
+    V s = v_set1(scale), lo = v_set1(-zero), hi = v_set1(top - zero);
+    int64_t i = 0;
+    for (; i + VN <= n; i += VN) {
+        v_store(back + i, v_on_grid(v_load(w + i), s, lo, hi));
+    }
+    if (i < n) {
+        v_store_part(back + i, v_on_grid(v_load_part(w + i, n - i), s, lo, hi), n - i);
+    }
+}
+
+static float k_round_loss(const float *w, const float *h, int64_t n, float scale, float zero,
+                          float top) {
+    V s = v_set1(scale), lo = v_set1(-zero), hi = v_set1(top - zero), sum = v_set1(0), more = sum;
+    int64_t i = 0;
+    for (; i + 2 * VN <= n; i += 2 * VN) {
+        V a = v_load(w + i), b = v_load(w + i + VN);
+        V d = v_sub(v_on_grid(a, s, lo, hi), a), e = v_sub(v_on_grid(b, s, lo, hi), b);
+        sum = v_fma(v_mul(v_load(h + i), d), d, sum);
+        more = v_fma(v_mul(v_load(h + i + VN), e), e, more);
+    }
+    for (; i < n; i += VN) {
+        int64_t m = n - i < VN ? n - i : VN;
+        V a = v_load_part(w + i, m), d = v_sub(v_on_grid(a, s, lo, hi), a);
+        sum = v_fma(v_mul(v_load_part(h + i, m), d), d, sum);
+    }
+    return v_sum(v_add(sum, more));
+}
+
 /* Bit for bit the reference's fma(code, scale, offset); whole vectors only within a group. */
 #define DEQUANT(name, v_codes)                                                                     \
     static void k_##name(const sq_weight *w, int64_t row, float *out) {                            \
@@ -268,4 +302,6 @@ static void fill_table(sq_kernels *k) {
     k->quick_gelu = k_quick_gelu;
     k->gelu_tanh = k_gelu_tanh;
     k->rope = k_rope;
+    k->round_back = k_round_back;
+    k->round_loss = k_round_loss;
 }

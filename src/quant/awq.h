@@ -1,44 +1,15 @@
-/* AWQ from statistics alone (Lin et al. 2023; AutoAWQ's search, formats.md 2.2): a scale for each
- * input channel, folded into the op before, and a clip for each group. The loss of a candidate is
- * trace((W' - W) X'X (W' - W)'), the squared error of the linears' outputs over the calibration
- * rows. */
+/* Scales for input channels, folded into the op before: AWQ's (Lin et al. 2023; AutoAWQ's grid,
+ * formats.md 2.2), or SmoothQuant's where the inputs are rounded too. */
 #ifndef SQ_QUANT_AWQ_H
 #define SQ_QUANT_AWQ_H
 
-#include "quant/codes.h"
-#include "quant/gptq.h"
-#include "quant/stats.h"
+#include "quant/tap.h"
 
-enum { SQ_TAP_LINEARS = 4 };
-
-/* The linears that share one input, as plain f32 matrices. */
-typedef struct sq_tap_group {
-    int n;
-    int64_t k;
-    const sq_linear *linears[SQ_TAP_LINEARS];
-    float *w[SQ_TAP_LINEARS]; /* [n][k], owned by the caller */
-    sq_grid grids[SQ_TAP_LINEARS];
-    int scale; /* 1: search a scale for the input channels (AWQ) */
-    int clip;  /* 1: search a clip */
-    int gptq;  /* 1: round by GPTQ where that is better */
-    sq_gptq_options gptq_options;
-    int64_t share; /* query heads that read one v channel; 1 elsewhere */
-    int64_t head_dim;
-} sq_tap_group;
-
-typedef struct sq_tap_result {
-    float *scale;                         /* [k]; NULL: none */
-    sq_codes codes[SQ_TAP_LINEARS];       /* of W * scale */
-    double error[SQ_TAP_LINEARS];         /* mean squared output error a row, of what is stored */
-    double rtn_error[SQ_TAP_LINEARS];     /* of round to nearest without scale and clip */
-    const char *method[SQ_TAP_LINEARS];   /* "rtn", "awq", "gptq", "awq+gptq": what it came to */
-    const char *fallback[SQ_TAP_LINEARS]; /* why plain rounding was taken; NULL */
-} sq_tap_result;
-
-/* Searches and quantizes. may_scale: there is an op to fold into. stat may be NULL (round to
- * nearest). Never worse than round to nearest in any linear's error. */
-sq_status sq_quantize_tap(const sq_tap_group *g, const sq_stat *stat, int may_scale,
-                          sq_tap_result *out, sq_error *err);
-void sq_tap_result_close(sq_tap_result *r);
+/* The scale[k] with the least loss on rounding to nearest, a sample of the output rows looked at.
+ * The loss is trace(D X'X D'), D the rows' errors; with `gptq` (whose factor is that of X'X itself)
+ * the sum of D^2 times the factor's squared diagonal, which is what remains when the other columns
+ * make up for each error. *found = 0: none beats no scale. */
+sq_status sq_search_scale(const sq_tap_group *g, const sq_stat *stat, const sq_gptq *gptq,
+                          float *scale, int *found, sq_error *err);
 
 #endif

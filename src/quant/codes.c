@@ -31,6 +31,8 @@ static float round_to(sq_dtype t, float v) {
                          : v;
 }
 
+float sq_grid_scale(const sq_grid *g, float s) { return round_to(g->scale_type, s); }
+
 void sq_grid_range(const sq_grid *g, float lo, float hi, float *scale, uint8_t *zero) {
     float top = (float)((1 << g->bits) - 1), half = (float)(1 << (g->bits - 1));
     float s = g->symmetric ? fmaxf(-lo, hi) / (top / 2) : (hi - lo) / top;

@@ -25,6 +25,8 @@ typedef struct sq_codes {
 sq_status sq_codes_open(sq_codes *c, const sq_grid *grid, int64_t n, sq_error *err);
 void sq_codes_close(sq_codes *c);
 
+/* A scale as it is stored. */
+float sq_grid_scale(const sq_grid *g, float s);
 /* Scale and zero of the range [lo, hi] with 0 forced into it. */
 void sq_grid_range(const sq_grid *g, float lo, float hi, float *scale, uint8_t *zero);
 /* The values that a group's codes reach. */

@@ -1,12 +1,13 @@
 #include "quant/gptq.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/kernels.h"
 
-enum { BLOCK = 128, ROWS = 256 };
+enum { BLOCK = 128, ROWS = 64 };
 
 /* ---- factoring ---- */
 
@@ -205,6 +206,13 @@ void sq_gptq_close(sq_gptq *g) {
     *g = (sq_gptq){0};
 }
 
+void sq_gptq_left(const sq_gptq *g, float *left) {
+    for (int64_t i = 0; i < g->k; i++) {
+        float pivot = g->factor[i * g->k + i];
+        left[g->order[i]] = pivot * pivot;
+    }
+}
+
 /* ---- rounding ---- */
 
 /* d = w - q of the rows; `carry` is what the errors so far ask of a block's columns. */
@@ -247,7 +255,6 @@ static void round_rows(const rounding *b, int64_t rows) {
             sq_sgemm(0, rows, n, k - behind, 1.0f, b->d + behind, k, b->g->factor + behind * k + at,
                      k, 0.0f, b->carry, BLOCK);
         }
-#pragma omp parallel for schedule(static)
         for (int64_t r = 0; r < rows; r++) {
             round_row(b, r, at, n);
         }
@@ -255,14 +262,17 @@ static void round_rows(const rounding *b, int64_t rows) {
 }
 
 sq_status sq_gptq_codes(const sq_gptq *g, const float *ws, sq_codes *c, sq_error *err) {
-    rounding b = {.g = g, .c = c, .ws = ws};
-    b.d = sq_alloc_raw(ROWS, (size_t)g->k * sizeof *b.d, "errors of rows", err);
-    b.carry = sq_alloc_raw(ROWS, BLOCK * sizeof *b.carry, "errors of rows", err);
-    sq_status st = b.d == NULL || b.carry == NULL ? SQ_ENOMEM : SQ_OK;
-    for (; st == SQ_OK && b.first < c->n; b.first += ROWS) {
-        round_rows(&b, c->n - b.first < ROWS ? c->n - b.first : ROWS);
+    size_t wide = ROWS * (size_t)g->k, each = wide + ROWS * BLOCK;
+    float *all = sq_alloc_raw((size_t)sq_threads() * each, sizeof *all, "errors of rows", err);
+    if (all == NULL) {
+        return SQ_ENOMEM;
     }
-    sq_free(b.d);
-    sq_free(b.carry);
-    return st;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads())
+    for (int64_t first = 0; first < c->n; first += ROWS) {
+        float *own = all + (size_t)omp_get_thread_num() * each;
+        rounding b = {g, c, ws, own, own + wide, first};
+        round_rows(&b, c->n - first < ROWS ? c->n - first : ROWS);
+    }
+    sq_free(all);
+    return SQ_OK;
 }

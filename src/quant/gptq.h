@@ -29,6 +29,10 @@ sq_status sq_gptq_open(sq_gptq *g, const sq_stat *stat, const float *scale,
                        const sq_gptq_options *o, sq_error *err);
 void sq_gptq_close(sq_gptq *g);
 
+/* left[k]: the factor's squared diagonal by column, the share of a column's error that no other
+ * column can make up for. */
+void sq_gptq_left(const sq_gptq *g, float *left);
+
 /* Writes the codes of ws[c->n][k] for the scales and zero points that c holds. */
 sq_status sq_gptq_codes(const sq_gptq *g, const float *ws, sq_codes *c, sq_error *err);
 

@@ -3,8 +3,8 @@
 #ifndef SQ_QUANT_OUTPUT_H
 #define SQ_QUANT_OUTPUT_H
 
-#include "quant/awq.h"
 #include "quant/plan.h"
+#include "quant/tap.h"
 
 typedef struct sq_output {
     sq_arena arena;

@@ -40,6 +40,15 @@ void sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows) {
     s->rows += rows;
 }
 
+double sq_stat_loss(const sq_stat *s, const float *d, int64_t m, float *tmp) {
+    double sum = 0;
+    sq_sgemm(0, m, s->k, s->k, 1.0f, d, s->k, s->xx, s->k, 0.0f, tmp, s->k);
+    for (int64_t i = 0; i < m * s->k; i++) {
+        sum += (double)d[i] * (double)tmp[i];
+    }
+    return sum;
+}
+
 sq_status sq_stat_set_sink(void *user, int tap, const float *x, int64_t ldx, int64_t rows,
                            int64_t k, sq_error *err) {
     sq_stat_set *set = user;

@@ -16,6 +16,9 @@ sq_status sq_stat_open(sq_stat *s, int64_t k, sq_error *err);
 void sq_stat_close(sq_stat *s);
 void sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows);
 
+/* trace(d X'X d') over rows of d[m][k]; tmp [m][k]. */
+double sq_stat_loss(const sq_stat *s, const float *d, int64_t m, float *tmp);
+
 /* The statistics of taps [first, first + n); a sink for the forward pass. */
 typedef struct sq_stat_set {
     int first, n;

@@ -140,6 +140,16 @@ static void test_rows(int64_t n, int kind) {
         acts[1][i](z, n);
         same(names[i], y, z, n, 1e-5, 0.1);
     }
+    const float scale = 0.0625f * 1.1f, zero = 5, top = 15;
+    isa->round_back(x, n, scale, zero, top, y);
+    ref->round_back(x, n, scale, zero, top, z);
+    same("round_back", y, z, n, 0, 1e-30);
+    for (int64_t i = 0; i < n; i++) {
+        b[i] = fabsf(b[i]);
+    }
+    double want = (double)ref->round_loss(x, b, n, scale, zero, top);
+    double off = fabs((double)isa->round_loss(x, b, n, scale, zero, top) - want);
+    verdict("round_loss", n, off <= 1e-5 * want, off, 1e-5 * want);
     if (n % 2 == 0) {
         memcpy(y, x, (size_t)n * 4);
         memcpy(z, x, (size_t)n * 4);

@@ -12,9 +12,11 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "quant/awq.h"
 #include "quant/policy.h"
 #include "quant/quant.h"
+#include "quant/ranges.h"
+#include "quant/refine.h"
+#include "quant/tap.h"
 
 static char dir[] = "/tmp/squint-quant-XXXXXX";
 static char model[512], calib[512];
@@ -167,6 +169,85 @@ static void gptq_without_a_factor(void **state) {
     assert_int_equal(sq_gptq_open(&g, &stat, NULL, &o, &err), SQ_OK);
     assert_null(g.factor);
     sq_gptq_close(&g);
+}
+
+/* ---- what follows plain rounding: each step by d X'X d', never uphill ---- */
+
+enum { STEP_K = 48, STEP_N = 70, STEP_ROWS = 200 };
+
+typedef struct steps {
+    sq_stat stat;
+    sq_grid grid;
+    float w[STEP_N * STEP_K], scale[STEP_K];
+} steps;
+
+/* Correlated inputs of unlike size. */
+static void make_steps(steps *s, int symmetric) {
+    static float x[STEP_ROWS * STEP_K];
+    sq_error err = {0};
+    uint32_t seed = 7;
+    for (int i = 0; i < STEP_ROWS * STEP_K; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        float u = (float)(seed >> 8) / 8388608.0f - 1.0f;
+        x[i] = u * (float)(1 + i % 5) + (i % STEP_K > 0 ? 0.7f * x[i - 1] : 0);
+    }
+    for (int i = 0; i < STEP_N * STEP_K; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        s->w[i] = (float)(seed >> 8) / 8388608.0f - 0.8f;
+    }
+    for (int i = 0; i < STEP_K; i++) {
+        s->scale[i] = 0.5f + 0.05f * (float)i;
+    }
+    s->grid = (sq_grid){.bits = 4,
+                        .symmetric = symmetric,
+                        .group = 20, /* the last group is partly padding */
+                        .k = STEP_K,
+                        .k_padded = 60,
+                        .scale_type = SQ_BF16};
+    assert_int_equal(sq_stat_open(&s->stat, STEP_K, &err), SQ_OK);
+    sq_stat_add(&s->stat, x, STEP_K, STEP_ROWS);
+}
+
+static double loss_of(const steps *s, const sq_codes *c) {
+    static float d[STEP_N * STEP_K], tmp[STEP_N * STEP_K];
+    for (int r = 0; r < STEP_N; r++) {
+        sq_codes_row(c, r, d + r * STEP_K);
+        for (int k = 0; k < STEP_K; k++) {
+            d[r * STEP_K + k] = (d[r * STEP_K + k] - s->w[r * STEP_K + k]) / s->scale[k];
+        }
+    }
+    return sq_stat_loss(&s->stat, d, STEP_N, tmp);
+}
+
+static void steps_go_downhill(void **state) {
+    (void)state;
+    for (int symmetric = 0; symmetric < 2; symmetric++) {
+        static steps s;
+        static sq_range ranges[STEP_N * 3];
+        float h[STEP_K];
+        sq_codes c;
+        sq_error err = {0};
+        make_steps(&s, symmetric);
+        assert_int_equal(sq_codes_open(&c, &s.grid, STEP_N, &err), SQ_OK);
+        sq_quantize_rows(&c, s.w, NULL);
+        double plain = loss_of(&s, &c);
+        for (int k = 0; k < STEP_K; k++) {
+            h[k] = s.stat.xx[k * STEP_K + k] / (s.scale[k] * s.scale[k]);
+        }
+        sq_ranges_weighted(&s.grid, s.w, STEP_N, h, ranges);
+        sq_quantize_rows(&c, s.w, ranges);
+        double own = loss_of(&s, &c);
+        assert_int_equal(sq_ranges_joint(&s.grid, s.w, STEP_N, s.scale, &s.stat, ranges, &err),
+                         SQ_OK);
+        sq_quantize_rows(&c, s.w, ranges);
+        double joint = loss_of(&s, &c);
+        assert_int_equal(sq_refine_codes(&c, s.w, s.scale, &s.stat, 0, &err), SQ_OK);
+        double moved = loss_of(&s, &c);
+        assert_true(own < plain && joint < 0.9 * own && moved < 0.9 * joint);
+        assert_int_equal(c.codes[STEP_K + 1], c.zeros[2]); /* padding stands for 0 */
+        sq_codes_close(&c);
+        sq_stat_close(&s.stat);
+    }
 }
 
 /* Golden rows of formats.md 1.6.1, measured with torchao and compressed-tensors. */
@@ -497,6 +578,7 @@ int main(void) {
         cmocka_unit_test(schemes_and_methods),
         cmocka_unit_test(gptq_as_published),
         cmocka_unit_test(gptq_without_a_factor),
+        cmocka_unit_test(steps_go_downhill),
         cmocka_unit_test(rounding_is_half_to_even),
         cmocka_unit_test(never_worse_than_rtn),
         cmocka_unit_test(padding_is_listed),
