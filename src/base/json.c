@@ -5,10 +5,46 @@
 
 #include "base/file.h"
 
+/* Python writes integers of any length (transformers' model_max_length is 10^30): one that no 64
+ * bits hold becomes a real number by "e0" behind its digits. Returns NULL when the error is another
+ * one. */
+static char *widen_number(const char *text, size_t len, const json_error_t *e) {
+    size_t at = e->position > 0 ? (size_t)e->position : 0, end = at < len ? at : len;
+    while (end > 0 && (end == len || text[end] < '0' || text[end] > '9')) {
+        end--; /* the parser stops at the number's last digit or behind it */
+    }
+    while (end < len && text[end] >= '0' && text[end] <= '9') {
+        end++;
+    }
+    char *wider = json_error_code(e) != json_error_numeric_overflow ||
+                          (end < len && strchr(".eE", text[end]) != NULL)
+                      ? NULL
+                      : malloc(len + 2);
+    if (wider != NULL) {
+        memcpy(wider, text, end);
+        memcpy(wider + end, "e0", 2);
+        memcpy(wider + end + 2, text + end, len - end);
+    }
+    return wider;
+}
+
 sq_status sq_json_parse(const char *text, size_t len, const char *where, json_t **out,
                         sq_error *err) {
+    enum { MOST = 8 }; /* such numbers in one text */
     json_error_t je;
+    char *own = NULL;
     json_t *v = json_loadb(text, len, JSON_DECODE_ANY | JSON_ALLOW_NUL, &je);
+    for (int i = 0; v == NULL && i < MOST; i++) {
+        char *wider = widen_number(own == NULL ? text : own, len, &je);
+        free(own);
+        own = wider;
+        if (own == NULL) {
+            break;
+        }
+        len += 2;
+        v = json_loadb(own, len, JSON_DECODE_ANY | JSON_ALLOW_NUL, &je);
+    }
+    free(own);
     if (v == NULL) {
         return sq_fail(err, SQ_EFORMAT, "'%s' is not valid JSON; line %d, column %d: %s", where,
                        je.line, je.column, je.text);

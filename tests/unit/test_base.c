@@ -91,12 +91,28 @@ static void files(void **state) {
     sq_arena_free(&a);
 }
 
+static void numbers_of_any_length(void **state) {
+    (void)state;
+    static const char *const good[] = {"{\"a\": 1000000000000000019884624838656, \"b\": 7}",
+                                       "[-99999999999999999999, 99999999999999999999]",
+                                       "99999999999999999999"};
+    static const char *const bad[] = {"[1e999]", "[99999999999999999999", "[1.5e99999]"};
+    sq_error err = {0};
+    json_t *v;
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(sq_json_parse(good[i], strlen(good[i]), "x", &v, &err), SQ_OK);
+        assert_true(i > 0 || sq_json_int(v, "b", 0) == 7);
+        assert_true(i > 0 || sq_json_num(v, "a", 0) > 9e29);
+        json_decref(v);
+        assert_int_equal(sq_json_parse(bad[i], strlen(bad[i]), "x", &v, &err), SQ_EFORMAT);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(f16_round_trip),
-        cmocka_unit_test(bf16_rounding),
-        cmocka_unit_test(memory_limits),
-        cmocka_unit_test(files),
+        cmocka_unit_test(f16_round_trip),        cmocka_unit_test(bf16_rounding),
+        cmocka_unit_test(memory_limits),         cmocka_unit_test(files),
+        cmocka_unit_test(numbers_of_any_length),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }
