@@ -249,10 +249,11 @@ static sq_status bpe_tokenizer(const sq_gguf *g, const char *path, json_t **out,
     sq_status st = bpe_vocab(g, vocab, merges, added, path, err);
     if (st == SQ_OK) {
         json_t *norm = pre->nfc ? json_pack("{s:s}", "type", "NFC") : NULL;
-        *out = json_pack("{s:O, s:o?, s:o, s:{s:s}, s:{s:s, s:b, s:O, s:O}}", "added_tokens", added,
-                         "normalizer", norm, "pre_tokenizer", pre_json(pre), "decoder", "type",
-                         "ByteLevel", "model", "type", "BPE", "ignore_merges", pre->ignore_merges,
-                         "vocab", vocab, "merges", merges);
+        *out = json_pack("{s:O, s:o?, s:o, s:{s:s, s:b, s:b, s:b}, s:{s:s, s:b, s:O, s:O}}",
+                         "added_tokens", added, "normalizer", norm, "pre_tokenizer", pre_json(pre),
+                         "decoder", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 0,
+                         "use_regex", 0, "model", "type", "BPE", "ignore_merges",
+                         pre->ignore_merges, "vocab", vocab, "merges", merges);
         st = *out == NULL ? sq_fail_nomem(err, "a tokenizer", 0) : SQ_OK;
     }
     if (st == SQ_OK) {
