@@ -46,6 +46,10 @@ static void show_quantized(const json_t *r) {
     printf("%.1f s (calibrate %.1f, quantize %.1f, write %.1f, verify %.1f); peak memory %s\n",
            num(s, "total"), num(s, "calibrate"), num(s, "quantize"), num(s, "write"),
            num(s, "verify"), cli_bytes(num(r, "peak_rss_bytes")));
+    if (num(s, "calibrate") > 0) {
+        printf("calibrated on the outputs of the %s layers\n",
+               json_is_true(json_object_get(r, "sequential")) ? "quantized" : "original");
+    }
     show_padding(layers);
 }
 
@@ -83,6 +87,9 @@ int verb_quantize(int argc, char **argv) {
         {"--asym", CLI_FLAG, &asym, "asymmetric (default)"},
         CALIB_OPTIONS(o),
         {"--stats", CLI_TEXT, &o.stats, "FILE  statistics of 'squint calibrate'"},
+        {"--sequential", CLI_FLAG, &o.sequential,
+         "each layer is calibrated on the output of the quantized layers before it; without it, on "
+         "the original's"},
         {"--on-indivisible", CLI_TEXT, &indivisible, "pad|smaller-group|channel|keep  (pad)"},
         {"--format", CLI_TEXT, &o.format, "compressed-tensors"},
         {"--no-clip", CLI_FLAG, &o.no_clip, "without the clip search"},

@@ -90,9 +90,10 @@ fail:
     return st;
 }
 
-sq_status sq_hidden_layer(sq_hidden *h, int layer, const sq_tap_sink *sink, sq_error *err) {
+sq_status sq_hidden_layer(sq_hidden *h, int layer, const sq_tap_sink *sink, int look,
+                          sq_error *err) {
     const sq_config *c = &h->net->config;
-    size_t half = (size_t)c->head_dim / 2, longest = 0;
+    size_t half = (size_t)c->head_dim / 2, width = (size_t)c->dims[SQ_D_HIDDEN], longest = 0;
     for (size_t i = 0; i < h->n; i++) {
         longest = (size_t)h->tokens[i] > longest ? (size_t)h->tokens[i] : longest;
     }
@@ -100,17 +101,24 @@ sq_status sq_hidden_layer(sq_hidden *h, int layer, const sq_tap_sink *sink, sq_e
     sq_kv_init(&kv, 1, c->kv_heads, c->head_dim);
     float *cos_rows = sq_alloc(longest, half * sizeof *cos_rows, "rotary tables", err);
     float *sin_rows = sq_alloc(longest, half * sizeof *sin_rows, "rotary tables", err);
-    sq_status st = cos_rows == NULL || sin_rows == NULL ? SQ_ENOMEM
-                                                        : sq_kv_reserve(&kv, (int64_t)longest, err);
+    float *copy = look ? sq_alloc_raw(longest, width * sizeof *copy, "activations", err) : NULL;
+    sq_status st = cos_rows == NULL || sin_rows == NULL || (look && copy == NULL)
+                       ? SQ_ENOMEM
+                       : sq_kv_reserve(&kv, (int64_t)longest, err);
     for (size_t i = 0; st == SQ_OK && i < h->n; i++) {
         const int32_t *p[3] = {h->positions[i].p[0], h->positions[i].p[1], h->positions[i].p[2]};
         sq_rope_rows(h->net, p, h->tokens[i], cos_rows, sin_rows);
-        st = sq_text_layer(h->net, h->work, layer, &kv, 0, cos_rows, sin_rows, h->rows[i],
-                           h->tokens[i], sink, err);
+        float *rows = look ? copy : h->rows[i];
+        if (look) {
+            memcpy(rows, h->rows[i], (size_t)h->tokens[i] * width * sizeof *rows);
+        }
+        st = sq_text_layer(h->net, h->work, layer, &kv, 0, cos_rows, sin_rows, rows, h->tokens[i],
+                           sink, err);
     }
     sq_kv_free(&kv);
     sq_free(cos_rows);
     sq_free(sin_rows);
+    sq_free(copy);
     return st;
 }
 

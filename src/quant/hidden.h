@@ -24,9 +24,10 @@ typedef struct sq_hidden {
 sq_status sq_hidden_open(sq_hidden *h, const sq_net *net, const sq_frontend *f, sq_samples *samples,
                          size_t max_ram, const char *dir, const sq_progress *progress,
                          sq_error *err);
-/* Every sample through one layer with its original weights; the sink (nullable) sees the linears'
- * inputs. */
-sq_status sq_hidden_layer(sq_hidden *h, int layer, const sq_tap_sink *sink, sq_error *err);
+/* Every sample through one layer as the net holds it; the sink (nullable) sees the linears' inputs.
+ * look: the rows stay what they were, only the sink learns of it. */
+sq_status sq_hidden_layer(sq_hidden *h, int layer, const sq_tap_sink *sink, int look,
+                          sq_error *err);
 void sq_hidden_close(sq_hidden *h);
 
 #endif

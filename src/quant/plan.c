@@ -84,6 +84,11 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
         sq_hint(err, "add --calib FILE.jsonl, or use --method rtn");
         return SQ_EARG;
     }
+    if (o->sequential && (o->stats != NULL || !sq_policy_needs_data(&out->policy))) {
+        return sq_fail(err, SQ_EARG,
+                       "--sequential runs data through what is quantized so far; wanted a method "
+                       "with data, and --calib instead of --stats");
+    }
     size_t n = 0;
     sq_net *reading = (sq_net *)(uintptr_t)net; /* the visitors only read */
     sq_net_each_linear(reading, count, &n, err);

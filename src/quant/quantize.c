@@ -113,6 +113,8 @@ typedef struct layer_state {
     const sq_block_rows *rows;
     float *row_scale[SQ_L_TEXT_COUNT]; /* divisors of a linear's rows and bias, by role */
     float *norm_scale[2];              /* divisors of a norm */
+    float *after[SQ_L_TEXT_COUNT];     /* [n][k], --sequential: what the codes stand for, in the
+                                          layer's own channels */
     json_t *entries;
 } layer_state;
 
@@ -130,6 +132,26 @@ static sq_status write_group(job *j, const layer_state *s, const sq_tap_group *g
     return SQ_OK;
 }
 
+/* Keeps what the codes of a tap stand for: the matrices that they were made from are overwritten.
+ */
+static void keep_after(layer_state *s, sq_tap_group *g, const sq_tap_result *r) {
+    for (int i = 0; i < g->n; i++) {
+        int role = (int)(g->linears[i] - s->b->linears);
+        const float *rows = s->row_scale[role];
+        int64_t n = g->linears[i]->weight.n;
+#pragma omp parallel for schedule(static)
+        for (int64_t row = 0; row < n; row++) {
+            float *w = g->w[i] + row * g->k;
+            sq_codes_row(&r->codes[i], row, w);
+            for (int64_t c = 0; c < g->k; c++) {
+                w[c] *= (rows == NULL ? 1.0f : rows[row]) / (r->scale == NULL ? 1.0f : r->scale[c]);
+            }
+        }
+        s->after[role] = g->w[i];
+        g->w[i] = NULL;
+    }
+}
+
 static sq_status quantize_group(job *j, layer_state *s, int tap, const sq_stat *stat, int folds) {
     const sq_config *c = &j->net->config;
     const sq_fold_row *f = fold_of(s->rows, tap);
@@ -143,6 +165,9 @@ static sq_status quantize_group(job *j, layer_state *s, int tap, const sq_stat *
     g.share = f != NULL && f->per_kv ? c->heads / c->kv_heads : 1;
     SQ_TRY(sq_quantize_tap(&g, stat, folds, &r, j->err));
     SQ_TRY(write_group(j, s, &g, &r));
+    if (j->o->sequential) {
+        keep_after(s, &g, &r);
+    }
     if (r.scale != NULL && f->linear >= 0) {
         s->row_scale[f->linear] = row_divisors(j, f, r.scale, s->b->linears[f->linear].weight.n);
         st = s->row_scale[f->linear] == NULL ? SQ_ENOMEM : SQ_OK;
@@ -223,6 +248,30 @@ static int may_fold(const job *j, const layer_state *s, int tap) {
     return sq_plan_find(&j->plan, &s->b->linears[f->linear])->quantize;
 }
 
+/* --sequential: the samples go on through the layer as it was quantized. */
+static sq_status advance(job *j, int layer, const layer_state *s) {
+    sq_block *b = &j->net->layers[layer];
+    sq_weight was[SQ_L_TEXT_COUNT];
+    sq_status st = SQ_OK;
+    double t = sq_now();
+    for (int i = 0; i < SQ_L_TEXT_COUNT; i++) {
+        was[i] = b->linears[i].weight;
+    }
+    for (int i = 0; i < SQ_L_TEXT_COUNT; i++) {
+        if (s->after[i] != NULL) {
+            SQ_TRY(sq_weight_dense(&b->linears[i].weight, SQ_F32, s->after[i], was[i].n, was[i].k,
+                                   j->err));
+        }
+    }
+    SQ_TRY(sq_hidden_layer(&j->hidden, layer, NULL, 0, j->err));
+fail:
+    for (int i = 0; i < SQ_L_TEXT_COUNT; i++) {
+        b->linears[i].weight = was[i];
+    }
+    j->calibrate_s += sq_now() - t;
+    return st;
+}
+
 static sq_status quantize_block(job *j, const sq_block *b, const sq_block_rows *rows,
                                 const sq_stat *stats, const char *unit) {
     layer_state s = {.b = b, .rows = rows, .entries = json_array()};
@@ -243,8 +292,12 @@ static sq_status quantize_block(job *j, const sq_block *b, const sq_block_rows *
     } else {
         json_decref(s.entries);
     }
+    if (st == SQ_OK && stats != NULL && j->o->sequential) {
+        st = advance(j, (int)(b - j->net->layers), &s);
+    }
     for (int i = 0; i < SQ_L_TEXT_COUNT; i++) {
         sq_free(s.row_scale[i]);
+        sq_free(s.after[i]);
     }
     sq_free(s.norm_scale[0]);
     sq_free(s.norm_scale[1]);
@@ -266,7 +319,8 @@ static sq_status layer_stats(job *j, int l, sq_stat *stats, int collect) {
     sq_tap_sink sink = {sq_stat_set_sink, &set};
     if (j->stats_file == NULL) {
         double t = sq_now();
-        sq_status st = sq_hidden_layer(&j->hidden, l, collect ? &sink : NULL, j->err);
+        sq_status st =
+            sq_hidden_layer(&j->hidden, l, collect ? &sink : NULL, j->o->sequential, j->err);
         j->calibrate_s += sq_now() - t;
         return st;
     }
@@ -290,7 +344,8 @@ static sq_status quantize_text(job *j) {
         char unit[32];
         snprintf(unit, sizeof unit, "text.%d", l);
         sq_stat stats[8] = {{0}};
-        int done = sq_output_done(&j->out, unit) != NULL;
+        /* What a layer became is not kept, so --sequential quantizes all of them again. */
+        int done = sq_output_done(&j->out, unit) != NULL && !j->o->sequential;
         sq_status st = awq ? layer_stats(j, l, stats, !done) : SQ_OK;
         if (st == SQ_OK && !done) {
             st = quantize_block(j, &j->net->layers[l], rows, awq ? stats : NULL, unit);
@@ -352,7 +407,7 @@ static sq_status fingerprint(const char *model, const sq_quantize_options *o, co
                              char out[17], sq_error *err) {
     sq_buf b = {0};
     char *config = json_dumps(net->config.json, JSON_COMPACT | JSON_SORT_KEYS);
-    sq_buf_printf(&b, "%g|%d|", o->damp, o->no_act_order);
+    sq_buf_printf(&b, "%g|%d|%d|", o->damp, o->no_act_order, o->sequential);
     sq_buf_printf(&b, "%s|%s|%s|%lld|%d|%s|%lld|%lld|%d|%d|%llu|%zu|", config == NULL ? "" : config,
                   o->method == NULL ? "awq" : o->method, o->scheme == NULL ? "w4a16" : o->scheme,
                   (long long)o->group_size, o->symmetric, o->vision == NULL ? "keep" : o->vision,
@@ -497,12 +552,13 @@ sq_status sq_quantize_run(const char *model, const char *out, const sq_quantize_
     }
     if (st == SQ_OK || st == SQ_ECHECK) {
         *report =
-            json_pack("{s:s, s:{s:f, s:f, s:f, s:f, s:f}, s:I, s:O, s:I, s:I, s:b, s:o?}", "output",
-                      out, "seconds", "calibrate", j.calibrate_s, "quantize", j.quantize_s, "write",
-                      j.write_s, "verify", verify_s, "total", sq_now() - start, "peak_rss_bytes",
-                      (json_int_t)sq_peak_rss(), "layers", j.layers, "bytes_before",
-                      (json_int_t)sq_checkpoint_bytes(j.net->ckpt), "bytes_after",
-                      (json_int_t)folder_bytes(out), "resumed", j.out.resumed, "verify", verified);
+            json_pack("{s:s, s:{s:f, s:f, s:f, s:f, s:f}, s:I, s:O, s:I, s:I, s:b, s:b, s:o?}",
+                      "output", out, "seconds", "calibrate", j.calibrate_s, "quantize",
+                      j.quantize_s, "write", j.write_s, "verify", verify_s, "total",
+                      sq_now() - start, "peak_rss_bytes", (json_int_t)sq_peak_rss(), "layers",
+                      j.layers, "bytes_before", (json_int_t)sq_checkpoint_bytes(j.net->ckpt),
+                      "bytes_after", (json_int_t)folder_bytes(out), "resumed", j.out.resumed,
+                      "sequential", o->sequential, "verify", verified);
     } else {
         json_decref(verified);
     }

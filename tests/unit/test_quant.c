@@ -393,6 +393,30 @@ static void never_worse_than_rtn(void **state) {
     json_decref(r);
 }
 
+/* --sequential: the first layer is calibrated on the same rows as without, the second on other
+ * ones; resuming it gives the same; without data it is refused. */
+static void sequential_sees_quantized_layers(void **state) {
+    (void)state;
+    sq_quantize_options o = {.method = "gptq", .group_size = 16, .calib = calib};
+    json_t *plain = quantize("one-pass", &o, SQ_OK);
+    o.sequential = 1;
+    json_t *seq = quantize("sequential", &o, SQ_OK), *a, *b;
+    size_t i;
+    int first = 0, later = 0;
+    json_array_foreach(json_object_get(plain, "layers"), i, a) {
+        b = json_array_get(json_object_get(seq, "layers"), i);
+        int same = sq_json_num(a, "error", NAN) == sq_json_num(b, "error", NAN);
+        int of_first = strstr(sq_json_str(a, "name", ""), "layers.0.") != NULL;
+        first += of_first && !same;
+        later += !of_first && !same;
+    }
+    assert_true(first == 0 && later > 0);
+    json_decref(plain);
+    json_decref(seq);
+    sq_quantize_options bad = {.method = "rtn", .sequential = 1};
+    quantize("refused", &bad, SQ_EARG);
+}
+
 /* 40 columns and groups of 16: padded, listed, and the same result as one that needs no padding
  * would give at load. */
 static void padding_is_listed(void **state) {
@@ -581,6 +605,7 @@ int main(void) {
         cmocka_unit_test(steps_go_downhill),
         cmocka_unit_test(rounding_is_half_to_even),
         cmocka_unit_test(never_worse_than_rtn),
+        cmocka_unit_test(sequential_sees_quantized_layers),
         cmocka_unit_test(padding_is_listed),
         cmocka_unit_test(bad_options_are_refused),
         cmocka_unit_test(verification_finds_damage),
