@@ -1,7 +1,9 @@
 /* squint: verbs and help. */
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli.h"
 
@@ -68,7 +70,18 @@ static void help(FILE *f) {
     }
 }
 
+/* Threads that wait for each other spin only briefly: on a busy machine the default (milliseconds)
+ * makes everything several times slower. OpenMP reads this when it is loaded, so the program starts
+ * itself once more; what the user has set stays. */
+static void spin_briefly(char **argv) {
+    if (getenv("GOMP_SPINCOUNT") == NULL && getenv("OMP_WAIT_POLICY") == NULL &&
+        setenv("GOMP_SPINCOUNT", "2000", 1) == 0) {
+        execv("/proc/self/exe", argv); /* where that is not possible all goes on as it is */
+    }
+}
+
 int main(int argc, char **argv) {
+    spin_briefly(argv);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file limit is an error from write, not a death */
     if (argc < 2) {
