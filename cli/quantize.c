@@ -50,6 +50,14 @@ static void show_quantized(const json_t *r) {
         printf("calibrated on the outputs of the %s layers\n",
                json_is_true(json_object_get(r, "sequential")) ? "quantized" : "original");
     }
+    if (json_object_get(r, "bits") != NULL) {
+        printf("mixed plan: %.3f bits a weight of the language model\n", num(r, "bits"));
+        json_array_foreach(layers, i, l) {
+            printf("  %-52s %lld bits, group %-4lld %s\n", str(l, "name"),
+                   (long long)json_integer_value(json_object_get(l, "bits")),
+                   (long long)json_integer_value(json_object_get(l, "group_size")), str(l, "note"));
+        }
+    }
     show_padding(layers);
 }
 
@@ -83,6 +91,8 @@ int verb_quantize(int argc, char **argv) {
         {"--no-act-order", CLI_FLAG, &o.no_act_order, "GPTQ: columns as they lie"},
         {"--scheme", CLI_TEXT, &o.scheme, "w4a16|w8a16|w8a8|w4a8  (w4a16)"},
         {"--group-size", CLI_INT, &o.group_size, "N|-1  columns a group, -1 one a row (128)"},
+        {"--target-bits", CLI_REAL, &o.target_bits,
+         "B  4 or 8 bits and the group chosen by layer, B bits a weight on average"},
         {"--sym", CLI_FLAG, &sym, "symmetric, without zero points"},
         {"--asym", CLI_FLAG, &asym, "asymmetric (default)"},
         CALIB_OPTIONS(o),

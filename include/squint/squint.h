@@ -146,6 +146,8 @@ typedef struct sq_quantize_options {
     int no_act_order;     /* GPTQ: columns as they lie */
     const char *scheme;   /* "w4a16" (default), "w8a16", "w8a8", "w4a8" (A8W4DQ) */
     int64_t group_size;   /* 0: 128; -1: one group a row */
+    double target_bits;   /* of a language weight, scales counted: bits and groups are chosen by
+                             layer, in a pass over the data of its own; 0: as the scheme says */
     int symmetric;        /* 0: asymmetric */
     const char *vision;   /* "keep" (default), "w8a16", "w4a16": tower and merger */
     const char *calib;    /* JSON lines; needed by awq unless stats is given */

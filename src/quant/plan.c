@@ -2,10 +2,6 @@
 
 #include <string.h>
 
-typedef struct making {
-    sq_plan *plan;
-} making;
-
 static sq_status count(void *user, sq_linear *l, sq_error *err) {
     (void)l;
     (void)err;
@@ -23,7 +19,7 @@ static int64_t smaller_group(int64_t k, int64_t group) {
     return 0;
 }
 
-static void fit_group(sq_plan_row *r, int64_t group, sq_indivisible how) {
+void sq_plan_fit(sq_plan_row *r, int64_t group, sq_indivisible how) {
     int64_t k = r->linear->weight.k, smaller = smaller_group(k, group);
     r->grid.k = r->grid.k_padded = k;
     if (group < 0 || k % group == 0) {
@@ -45,9 +41,9 @@ static void fit_group(sq_plan_row *r, int64_t group, sq_indivisible how) {
 }
 
 static sq_status decide(void *user, sq_linear *l, sq_error *err) {
-    making *m = user;
-    sq_plan_row *r = &m->plan->rows[m->plan->n++];
-    const sq_policy *policy = &m->plan->policy;
+    sq_plan *plan = user;
+    sq_plan_row *r = &plan->rows[plan->n++];
+    const sq_policy *policy = &plan->policy;
     const sq_part_policy *p = &policy->part[l->part];
     if (l->file == NULL) {
         return sq_fail(err, SQ_EARG, "'%s' is quantized already; wanted the original checkpoint",
@@ -61,7 +57,7 @@ static sq_status decide(void *user, sq_linear *l, sq_error *err) {
                         .act_symmetric = p->act_symmetric,
                         .scale_type = l->file->dtype};
     if (r->quantize) {
-        fit_group(r, p->group, policy->indivisible);
+        sq_plan_fit(r, p->group, policy->indivisible);
     }
     return SQ_OK;
 }
@@ -69,7 +65,6 @@ static sq_status decide(void *user, sq_linear *l, sq_error *err) {
 sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_options *o,
                        sq_error *err) {
     *out = (sq_plan){0};
-    making m = {.plan = out};
     sq_status st;
     SQ_TRY(sq_policy_read(&out->policy, o, out->note, err));
     if (!(o->damp >= 0 && o->damp <= 1)) {
@@ -89,11 +84,14 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
                        "--sequential runs data through what is quantized so far; wanted a method "
                        "with data, and --calib instead of --stats");
     }
+    if (o->target_bits != 0 && !sq_policy_needs_data(&out->policy)) {
+        return sq_fail(err, SQ_EARG, "--target-bits measures on data; wanted a method with data");
+    }
     size_t n = 0;
     sq_net *reading = (sq_net *)(uintptr_t)net; /* the visitors only read */
     sq_net_each_linear(reading, count, &n, err);
     out->rows = sq_alloc(n, sizeof *out->rows, "a plan", err);
-    st = out->rows == NULL ? SQ_ENOMEM : sq_net_each_linear(reading, decide, &m, err);
+    st = out->rows == NULL ? SQ_ENOMEM : sq_net_each_linear(reading, decide, out, err);
 fail:
     if (st != SQ_OK) {
         sq_plan_close(out);

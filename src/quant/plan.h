@@ -25,6 +25,8 @@ typedef struct sq_plan {
 /* Checks the options (SQ_EARG names the one that is wrong) and decides. */
 sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_options *options,
                        sq_error *err);
+/* Group and padding of a row's grid; may decide to keep the linear as it is. */
+void sq_plan_fit(sq_plan_row *r, int64_t group, sq_indivisible how);
 void sq_plan_close(sq_plan *p);
 const sq_plan_row *sq_plan_find(const sq_plan *p, const sq_linear *l);
 

@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "quant/hidden.h"
+#include "quant/mixed.h"
 #include "quant/output.h"
 #include "quant/quant.h"
 
@@ -18,6 +19,7 @@ typedef struct job {
     sq_output out;
     sq_samples samples;
     sq_hidden hidden;
+    sq_mixed mixed; /* --target-bits */
     sq_checkpoint *stats_file;
     const sq_quantize_options *o;
     const sq_progress *progress;
@@ -312,15 +314,15 @@ static void close_stats(sq_stat *stats, int n) {
     }
 }
 
-/* Statistics of layer l: from the file, or by running the samples through it. */
-static sq_status layer_stats(job *j, int l, sq_stat *stats, int collect) {
+/* Statistics of layer l: from the file, or by running the samples through it (look: and leaving
+ * them where they are). */
+static sq_status layer_stats(job *j, int l, sq_stat *stats, int collect, int look) {
     const sq_block_rows *rows = &j->net->config.text->text;
     sq_stat_set set = {j->net->layers[l].linears[SQ_L_Q].tap, rows->n_taps, stats};
     sq_tap_sink sink = {sq_stat_set_sink, &set};
     if (j->stats_file == NULL) {
         double t = sq_now();
-        sq_status st =
-            sq_hidden_layer(&j->hidden, l, collect ? &sink : NULL, j->o->sequential, j->err);
+        sq_status st = sq_hidden_layer(&j->hidden, l, collect ? &sink : NULL, look, j->err);
         j->calibrate_s += sq_now() - t;
         return st;
     }
@@ -346,7 +348,7 @@ static sq_status quantize_text(job *j) {
         sq_stat stats[8] = {{0}};
         /* What a layer became is not kept, so --sequential quantizes all of them again. */
         int done = sq_output_done(&j->out, unit) != NULL && !j->o->sequential;
-        sq_status st = awq ? layer_stats(j, l, stats, !done) : SQ_OK;
+        sq_status st = awq ? layer_stats(j, l, stats, !done, j->o->sequential) : SQ_OK;
         if (st == SQ_OK && !done) {
             st = quantize_block(j, &j->net->layers[l], rows, awq ? stats : NULL, unit);
         }
@@ -407,7 +409,7 @@ static sq_status fingerprint(const char *model, const sq_quantize_options *o, co
                              char out[17], sq_error *err) {
     sq_buf b = {0};
     char *config = json_dumps(net->config.json, JSON_COMPACT | JSON_SORT_KEYS);
-    sq_buf_printf(&b, "%g|%d|%d|", o->damp, o->no_act_order, o->sequential);
+    sq_buf_printf(&b, "%g|%g|%d|%d|", o->target_bits, o->damp, o->no_act_order, o->sequential);
     sq_buf_printf(&b, "%s|%s|%s|%lld|%d|%s|%lld|%lld|%d|%d|%llu|%zu|", config == NULL ? "" : config,
                   o->method == NULL ? "awq" : o->method, o->scheme == NULL ? "w4a16" : o->scheme,
                   (long long)o->group_size, o->symmetric, o->vision == NULL ? "keep" : o->vision,
@@ -488,6 +490,7 @@ static void job_close(job *j) {
     sq_samples_close(&j->samples);
     sq_output_close(&j->out);
     sq_plan_close(&j->plan);
+    sq_mixed_close(&j->mixed);
     sq_checkpoint_close(&j->stats_file);
     sq_frontend_close(&j->front);
     sq_net_close(&j->net);
@@ -507,6 +510,27 @@ static void note_padding(const job *j) {
     }
 }
 
+/* --target-bits: a pass over the data that measures, before anything is written. */
+static sq_status mix_plan(job *j) {
+    const sq_config *c = &j->net->config;
+    sq_status st;
+    SQ_TRY(sq_mixed_open(&j->mixed, &j->plan, j->net, j->o->target_bits, j->err));
+    for (int l = 0; l < c->layers; l++) {
+        sq_stat stats[8] = {{0}};
+        st = layer_stats(j, l, stats, 1, 0);
+        st = st == SQ_OK ? sq_mixed_measure(&j->mixed, l, stats, j->err) : st;
+        close_stats(stats, 8);
+        SQ_TRY(st);
+        if (!sq_progress_tick(j->progress, "measure", l + 1, c->layers, NULL)) {
+            st = sq_fail(j->err, SQ_ECANCELLED, "stopped");
+            goto fail;
+        }
+    }
+    sq_mixed_decide(&j->mixed);
+fail:
+    return st;
+}
+
 static sq_status make_folder(job *j, const char *model, const char *out) {
     char mark[17];
     const sq_quantize_options *o = j->o;
@@ -518,13 +542,27 @@ static sq_status make_folder(job *j, const char *model, const char *out) {
     if (data && o->stats != NULL) {
         SQ_TRY(sq_checkpoint_open(&j->stats_file, o->stats, j->err));
     }
+    if (data && j->stats_file == NULL) {
+        SQ_TRY(sq_frontend_open(&j->front, model, &j->net->config, j->err));
+    }
+    if (o->target_bits != 0) {
+        const char *slash = strrchr(out, '/');
+        char dir[1024] = ".";
+        if (slash != NULL) {
+            snprintf(dir, sizeof dir, "%.*s", (int)(slash - out + 1), out);
+        }
+        st = j->stats_file == NULL ? read_data(j, dir) : SQ_OK;
+        SQ_TRY(st);
+        SQ_TRY(mix_plan(j));
+        sq_hidden_close(&j->hidden);
+        sq_samples_close(&j->samples);
+    }
     SQ_TRY(sq_output_open(&j->out, j->net, &j->plan, model, out, mark, !o->no_resume, j->err));
     note_padding(j);
     if (j->out.resumed) {
         sq_progress_note(j->progress, "resuming '%s'", j->out.partial);
     }
     if (data && j->stats_file == NULL) {
-        SQ_TRY(sq_frontend_open(&j->front, model, &j->net->config, j->err));
         SQ_TRY(read_data(j, j->out.partial));
     }
     SQ_TRY(quantize_vision(j));
@@ -561,6 +599,9 @@ sq_status sq_quantize_run(const char *model, const char *out, const sq_quantize_
                       "sequential", o->sequential, "verify", verified);
     } else {
         json_decref(verified);
+    }
+    if (*report != NULL && o->target_bits != 0) {
+        json_object_set_new(*report, "bits", json_real(j.mixed.bits));
     }
     job_close(&j);
     return st;
@@ -627,7 +668,7 @@ static sq_status write_stats(job *j, const char *dir) {
     SQ_TRY(sq_st_writer_open(&w, dir, specs, n, 0, 0, j->err));
     for (int l = 0; l < c->layers; l++) {
         sq_stat stats[8] = {{0}};
-        st = layer_stats(j, l, stats, 1);
+        st = layer_stats(j, l, stats, 1, 0);
         for (int t = 0; st == SQ_OK && t < taps; t++) {
             st = put_stat(j, w, specs + (l * taps + t) * STAT_PARTS, &stats[t]);
         }

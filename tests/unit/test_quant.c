@@ -393,6 +393,41 @@ static void never_worse_than_rtn(void **state) {
     json_decref(r);
 }
 
+/* --target-bits: the average is met, linears that engines fuse are alike, more than one scheme is
+ * used, and what was written verifies. */
+static void bits_meet_a_target(void **state) {
+    (void)state;
+    sq_quantize_options o = {.method = "gptq", .target_bits = 5.2, .calib = calib};
+    json_t *r = quantize("mixed", &o, SQ_OK), *l;
+    const json_t *layers = json_object_get(r, "layers");
+    size_t i, k;
+    int kinds = 0;
+    double bits = sq_json_num(r, "bits", NAN);
+    assert_true(bits <= 5.2 && bits > 4.4);
+    json_array_foreach(layers, i, l) {
+        const char *name = sq_json_str(l, "name", ""), *role = strstr(name, "k_proj");
+        json_t *q;
+        assert_non_null(json_object_get(l, "note"));
+        kinds += sq_json_int(l, "group_size", 0) !=
+                 sq_json_int(json_array_get(layers, 0), "group_size", 0);
+        json_array_foreach(layers, k, q) {
+            const char *other = sq_json_str(q, "name", "");
+            if (role != NULL && strncmp(name, other, (size_t)(role - name)) == 0 &&
+                strstr(other, "q_proj") != NULL) {
+                assert_int_equal(sq_json_int(l, "bits", 0), sq_json_int(q, "bits", 1));
+                assert_int_equal(sq_json_int(l, "group_size", 0), sq_json_int(q, "group_size", 1));
+            }
+        }
+    }
+    assert_true(kinds > 0);
+    json_decref(r);
+    sq_quantize_options few = {.method = "gptq", .target_bits = 3, .calib = calib};
+    quantize("refused", &few, SQ_EARG);
+    few.target_bits = 4.5;
+    few.method = "rtn";
+    quantize("refused", &few, SQ_EARG);
+}
+
 /* --sequential: the first layer is calibrated on the same rows as without, the second on other
  * ones; resuming it gives the same; without data it is refused. */
 static void sequential_sees_quantized_layers(void **state) {
@@ -605,6 +640,7 @@ int main(void) {
         cmocka_unit_test(steps_go_downhill),
         cmocka_unit_test(rounding_is_half_to_even),
         cmocka_unit_test(never_worse_than_rtn),
+        cmocka_unit_test(bits_meet_a_target),
         cmocka_unit_test(sequential_sees_quantized_layers),
         cmocka_unit_test(padding_is_listed),
         cmocka_unit_test(bad_options_are_refused),

@@ -1,0 +1,184 @@
+#include "quant/mixed.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "quant/ranges.h"
+
+enum { SAMPLE_ROWS = 128 };
+
+static const struct {
+    int bits;
+    int64_t group;
+} options[SQ_MIXED_OPTIONS] = {{4, -1}, {4, 128}, {4, 64}, {4, 32}, {8, -1}};
+
+static sq_grid grid_of(const sq_mixed *m, const sq_plan_row *row, int option) {
+    sq_plan_row r = *row;
+    r.grid.bits = options[option].bits;
+    sq_plan_fit(&r, options[option].group, m->plan->policy.indivisible);
+    return r.grid;
+}
+
+/* Bits a weight, with scales of 16 bits and zero points. */
+static double bits_of(const sq_grid *g) {
+    double groups = (double)(g->k_padded / g->group);
+    return ((double)(g->bits * g->k_padded) + groups * (16 + (g->symmetric ? 0 : g->bits))) /
+           (double)g->k;
+}
+
+static sq_mixed_tap *tap_of(sq_mixed *m, const sq_linear *l) {
+    for (size_t i = 0; i < m->n; i++) {
+        if (m->plan->rows[m->taps[i].rows[0]].linear->tap == l->tap) {
+            return &m->taps[i];
+        }
+    }
+    m->taps[m->n] = (sq_mixed_tap){.n = 0};
+    return &m->taps[m->n++];
+}
+
+sq_status sq_mixed_open(sq_mixed *m, sq_plan *plan, const sq_net *net, double target,
+                        sq_error *err) {
+    *m = (sq_mixed){.plan = plan, .net = net, .target = target};
+    double weights = 0, least = 0;
+    m->taps = sq_alloc(plan->n, sizeof *m->taps, "a mixed plan", err);
+    if (m->taps == NULL) {
+        return SQ_ENOMEM;
+    }
+    for (size_t i = 0; i < plan->n; i++) {
+        const sq_plan_row *r = &plan->rows[i];
+        if (r->linear->part != SQ_PART_TEXT || !r->quantize) {
+            continue;
+        }
+        if (r->grid.bits != 4 || r->grid.act_bits != 0) {
+            sq_mixed_close(m);
+            return sq_fail(err, SQ_EARG,
+                           "--target-bits mixes w4a16 and w8a16; wanted --scheme w4a16");
+        }
+        sq_mixed_tap *t = tap_of(m, r->linear);
+        double n = (double)r->linear->weight.n * (double)r->linear->weight.k;
+        t->rows[t->n++] = i;
+        t->weights += n;
+        weights += n;
+        for (int o = 0; o < SQ_MIXED_OPTIONS; o++) {
+            sq_grid g = grid_of(m, r, o);
+            t->bits[o] += n * bits_of(&g);
+        }
+    }
+    for (size_t i = 0; i < m->n; i++) {
+        sq_mixed_tap *t = &m->taps[i]; /* padding may make a wider group the dearer one */
+        for (int o = 1; o < SQ_MIXED_OPTIONS; o++) {
+            t->option = t->bits[o] < t->bits[t->option] ? o : t->option;
+        }
+        t->cheapest = t->option;
+        least += t->bits[t->option] / weights;
+    }
+    if (!(target >= least && target <= 16)) {
+        sq_mixed_close(m);
+        return sq_fail(err, SQ_EARG, "no plan of %g bits a weight; wanted %.3f to 16", target,
+                       least);
+    }
+    return SQ_OK;
+}
+
+/* Adds the squared error of each option's outputs, and the outputs' own size, over a sample of
+ * rows. */
+static sq_status measure(const sq_mixed *m, sq_mixed_tap *t, const sq_plan_row *r,
+                         const sq_stat *stat, double *energy, sq_error *err) {
+    int64_t n = r->linear->weight.n, k = r->linear->weight.k,
+            step = (n + SAMPLE_ROWS - 1) / SAMPLE_ROWS, rows = (n + step - 1) / step;
+    size_t block = (size_t)(rows * k);
+    float *w = sq_alloc_raw(3 * block, sizeof *w, "a mixed plan", err);
+    if (w == NULL) {
+        return SQ_ENOMEM;
+    }
+    float *d = w + block, *tmp = w + 2 * block;
+    for (int64_t i = 0; i < rows; i++) {
+        sq_weight_rows_f32(&r->linear->weight, i * step, 1, w + i * k);
+    }
+    *energy += (double)step * sq_stat_loss(stat, w, rows, tmp);
+    for (int o = 0; o < SQ_MIXED_OPTIONS; o++) {
+        sq_grid g = grid_of(m, r, o);
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < rows; i++) {
+            sq_ranges_round_row(&g, w + i * k, NULL, d + i * k);
+            for (int64_t c = i * k; c < (i + 1) * k; c++) {
+                d[c] -= w[c];
+            }
+        }
+        t->noise[o] += (double)step * sq_stat_loss(stat, d, rows, tmp);
+    }
+    sq_free(w);
+    return SQ_OK;
+}
+
+sq_status sq_mixed_measure(sq_mixed *m, int layer, const sq_stat *stats, sq_error *err) {
+    const sq_linear *linears = m->net->layers[layer].linears;
+    int first = linears[SQ_L_Q].tap;
+    for (size_t i = 0; i < m->n; i++) {
+        sq_mixed_tap *t = &m->taps[i];
+        double energy = 0;
+        if (m->plan->rows[t->rows[0]].linear->layer != layer) {
+            continue;
+        }
+        for (int l = 0; l < t->n; l++) {
+            const sq_plan_row *r = &m->plan->rows[t->rows[l]];
+            sq_status st = measure(m, t, r, &stats[r->linear->tap - first], &energy, err);
+            if (st != SQ_OK) {
+                return st;
+            }
+        }
+        for (int o = 0; o < SQ_MIXED_OPTIONS; o++) {
+            t->noise[o] = energy > 0 && isfinite(t->noise[o]) ? t->noise[o] / energy : 0;
+        }
+    }
+    return SQ_OK;
+}
+
+/* The step with the most gain for its bits that `left` still allows; 0: none. */
+static int best_step(const sq_mixed *m, double left, size_t *tap, int *option) {
+    double best = 0;
+    for (size_t i = 0; i < m->n; i++) {
+        const sq_mixed_tap *t = &m->taps[i];
+        for (int o = 0; o < SQ_MIXED_OPTIONS; o++) {
+            double cost = t->bits[o] - t->bits[t->option], gain = t->noise[t->option] - t->noise[o];
+            if (cost > 0 && cost <= left && gain / cost > best) {
+                best = gain / cost;
+                *tap = i;
+                *option = o;
+            }
+        }
+    }
+    return best > 0;
+}
+
+void sq_mixed_decide(sq_mixed *m) {
+    double weights = 0, bits = 0;
+    size_t tap;
+    int option;
+    for (size_t i = 0; i < m->n; i++) {
+        weights += m->taps[i].weights;
+        bits += m->taps[i].bits[m->taps[i].option];
+    }
+    while (best_step(m, m->target * weights - bits, &tap, &option)) {
+        sq_mixed_tap *t = &m->taps[tap];
+        bits += t->bits[option] - t->bits[t->option];
+        t->option = option;
+    }
+    m->bits = bits / weights;
+    for (size_t i = 0; i < m->n; i++) {
+        sq_mixed_tap *t = &m->taps[i];
+        snprintf(t->note, sizeof t->note,
+                 "relative error %.3g at 4 bits, group 128; %.3g as chosen", t->noise[0],
+                 t->noise[t->option]);
+        for (int l = 0; l < t->n; l++) {
+            sq_plan_row *r = &m->plan->rows[t->rows[l]];
+            r->grid = grid_of(m, r, t->option);
+            r->note = t->note;
+        }
+    }
+}
+
+void sq_mixed_close(sq_mixed *m) {
+    sq_free(m->taps);
+    *m = (sq_mixed){0};
+}
