@@ -102,6 +102,8 @@ int verb_quantize(int argc, char **argv) {
          "the original's"},
         {"--on-indivisible", CLI_TEXT, &indivisible, "pad|smaller-group|channel|keep  (pad)"},
         {"--format", CLI_TEXT, &o.format, "compressed-tensors"},
+        {"--mse-range", CLI_FLAG, &o.mse_range,
+         "what is rounded without data: each group's range by its least squared error"},
         {"--no-clip", CLI_FLAG, &o.no_clip, "without the clip search"},
         {"--no-resume", CLI_FLAG, &o.no_resume, "start anew even when OUT.partial fits"},
         {"--no-verify", CLI_FLAG, &o.no_verify, "without the check at the end"},

@@ -156,6 +156,7 @@ typedef struct sq_quantize_options {
     sq_indivisible indivisible;
     const char *format; /* "compressed-tensors" */
     int no_resume, no_verify, no_clip;
+    int mse_range;  /* round-to-nearest without data: ranges of the least squared weight error */
     int sequential; /* statistics of a layer come from the quantized layers before it; 0: from the
                        original ones, in one pass that serves every method */
     size_t max_ram; /* activations go to disk above it; 0: no limit */

@@ -81,6 +81,7 @@ static sq_status load_group(job *j, sq_tap_group *g, const sq_block *b, const sq
         g->grids[g->n] = p->grid;
         g->scale = p->awq;
         g->clip = !j->o->no_clip;
+        g->mse = j->o->mse_range;
         g->gptq = p->gptq;
         g->gptq_options = (sq_gptq_options){j->o->damp, j->o->no_act_order};
         g->w[g->n++] = w;
@@ -409,7 +410,8 @@ static sq_status fingerprint(const char *model, const sq_quantize_options *o, co
                              char out[17], sq_error *err) {
     sq_buf b = {0};
     char *config = json_dumps(net->config.json, JSON_COMPACT | JSON_SORT_KEYS);
-    sq_buf_printf(&b, "%g|%g|%d|%d|", o->target_bits, o->damp, o->no_act_order, o->sequential);
+    sq_buf_printf(&b, "%d|%g|%g|%d|%d|", o->mse_range, o->target_bits, o->damp, o->no_act_order,
+                  o->sequential);
     sq_buf_printf(&b, "%s|%s|%s|%lld|%d|%s|%lld|%lld|%d|%d|%llu|%zu|", config == NULL ? "" : config,
                   o->method == NULL ? "awq" : o->method, o->scheme == NULL ? "w4a16" : o->scheme,
                   (long long)o->group_size, o->symmetric, o->vision == NULL ? "keep" : o->vision,

@@ -12,6 +12,7 @@ enum { ERROR_ROWS = 512, ROW_BLOCK = 256 };
 typedef struct tap {
     const sq_tap_group *g;
     const sq_stat *stat; /* NULL: none, or none that can be used */
+    int mse;             /* without statistics: search ranges by the weights' own error */
     float *d, *tmp;      /* [ROW_BLOCK][k] */
     float *ws;           /* one linear's weights times the scale */
     float *scale, *h;    /* [k]: the best scale; what a column's error weighs in the range search */
@@ -55,13 +56,14 @@ static sq_status find_ranges(const tap *t, int l, const float *scale, sq_range *
     int gptq = t->gptq.factor != NULL;
     for (int64_t c = 0; !gptq && c < k; c++) {
         float f = scale == NULL ? 1.0f : scale[c];
-        t->h[c] = t->stat->xx[c * k + c] / (f * f);
+        t->h[c] = t->stat == NULL ? 1.0f : t->stat->xx[c * k + c] / (f * f);
     }
     if (gptq) {
         sq_gptq_left(&t->gptq, t->h);
     }
     sq_ranges_weighted(g, t->ws, n, t->h, ranges);
-    return gptq ? SQ_OK : sq_ranges_joint(g, t->ws, n, scale, t->stat, ranges, err);
+    return gptq || t->stat == NULL ? SQ_OK
+                                   : sq_ranges_joint(g, t->ws, n, scale, t->stat, ranges, err);
 }
 
 /* Codes of linear l under a scale (nullable) by the group's method; `plain`: to nearest over each
@@ -80,7 +82,7 @@ static sq_status encode(const tap *t, int l, const float *scale, int plain, sq_c
             t->ws[r * k + c] = t->g->w[l][r * k + c] * (scale == NULL ? 1.0f : scale[c]);
         }
     }
-    if (!plain && t->g->clip && t->stat != NULL) {
+    if (!plain && (t->stat != NULL ? t->g->clip : t->mse)) {
         ranges = sq_alloc_raw((size_t)(n * (g->k_padded / g->group)), sizeof *ranges, "clip search",
                               err);
         st = ranges == NULL ? SQ_ENOMEM : find_ranges(t, l, scale, ranges, err);
@@ -101,7 +103,7 @@ fail:
 static sq_status encode_unscaled(const tap *t, int l, sq_tap_result *out, sq_error *err) {
     const sq_tap_group *g = t->g;
     int data = t->stat != NULL, gptq = t->gptq.factor != NULL;
-    sq_status st = encode(t, l, NULL, !data, &out->codes[l], &out->error[l], err);
+    sq_status st = encode(t, l, NULL, !data && !t->mse, &out->codes[l], &out->error[l], err);
     out->method[l] = gptq ? "gptq" : data && g->scale && g->clip ? "awq" : "rtn";
     if (data && g->gptq && !gptq) {
         out->fallback[l] = "GPTQ: the second moments cannot be factored";
@@ -215,7 +217,7 @@ sq_status sq_quantize_tap(const sq_tap_group *g, const sq_stat *stat, int may_sc
             why = "the weights hold NaN or infinity";
         }
     }
-    tap t = {.g = g, .stat = why == NULL ? stat : NULL};
+    tap t = {.g = g, .stat = why == NULL ? stat : NULL, .mse = g->mse && why == NULL};
     t.ws = sq_alloc_raw(rows, k * sizeof(float), "scaled weights", err);
     t.d = sq_alloc_raw(ROW_BLOCK, k * sizeof(float), "errors of rows", err);
     t.tmp = sq_alloc_raw(ROW_BLOCK, k * sizeof(float), "errors of rows", err);

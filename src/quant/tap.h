@@ -19,6 +19,7 @@ typedef struct sq_tap_group {
     sq_grid grids[SQ_TAP_LINEARS];
     int scale; /* 1: search a scale for the input channels (AWQ) */
     int clip;  /* 1: search a clip */
+    int mse;   /* 1: without data, ranges of the least squared weight error instead of whole ones */
     int gptq;  /* 1: round by GPTQ where that is better */
     sq_gptq_options gptq_options;
     int64_t share; /* query heads that read one v channel; 1 elsewhere */

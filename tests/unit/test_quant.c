@@ -393,6 +393,23 @@ static void never_worse_than_rtn(void **state) {
     json_decref(r);
 }
 
+/* --mse-range: without data, every linear's weight error is below plain rounding's or the same. */
+static void ranges_without_data(void **state) {
+    (void)state;
+    sq_quantize_options o = {.method = "rtn", .group_size = 16, .mse_range = 1};
+    json_t *r = quantize("mse", &o, SQ_OK), *l;
+    size_t i;
+    double error = 0, rtn = 0;
+    json_array_foreach(json_object_get(r, "layers"), i, l) {
+        double e = sq_json_num(l, "error", NAN), n = sq_json_num(l, "rtn_error", NAN);
+        assert_true(e <= n);
+        error += e;
+        rtn += n;
+    }
+    assert_true(i > 0 && error < 0.97 * rtn);
+    json_decref(r);
+}
+
 /* --target-bits: the average is met, linears that engines fuse are alike, more than one scheme is
  * used, and what was written verifies. */
 static void bits_meet_a_target(void **state) {
@@ -640,6 +657,7 @@ int main(void) {
         cmocka_unit_test(steps_go_downhill),
         cmocka_unit_test(rounding_is_half_to_even),
         cmocka_unit_test(never_worse_than_rtn),
+        cmocka_unit_test(ranges_without_data),
         cmocka_unit_test(bits_meet_a_target),
         cmocka_unit_test(sequential_sees_quantized_layers),
         cmocka_unit_test(padding_is_listed),
