@@ -61,9 +61,11 @@ void sq_quantize_group(const sq_grid *g, const float *w, int64_t n, const sq_ran
     float s;
     uint8_t z;
     sq_grid_range(g, r.lo, r.hi, &s, &z);
-    float top = (float)((1 << g->bits) - 1), zf = (float)z;
+    float top = (float)((1 << g->bits) - 1), half = (float)(1 << (g->bits - 1)), zf = (float)z;
     for (int64_t i = 0; i < n; i++) {
-        float q = isnan(w[i]) ? zf : rintf(w[i] / s) + zf; /* NaN stands for 0 */
+        /* compressed-tensors rounds the sum with its signed zero point: ties fall by that sum. NaN
+         * stands for 0. */
+        float q = isnan(w[i]) ? zf : rintf(w[i] / s + (zf - half)) + half;
         q = q > 0 ? q : 0;
         q = q < top ? q : top;
         if (codes != NULL) {
