@@ -2,7 +2,7 @@
 
 IDS.json: a list of token sequences. METHOD: rtn-asym, awq-asym, gptq-sym, gptq-asym, w8a8 (SmoothQuant 0.8, then GPTQ), or
 awq-gptq-asym. Everything else is the tool's default (AWQ: duo scaling, 20 ratios; GPTQ: block 128, damping 0.01, static
-activation order; lm_head kept). The weights are widened to float32: without AVX-512 or AMX torch multiplies BF16 matrices some fifty
+activation order; lm_head kept). The weights are widened to float32: without AVX-512 or AMX torch multiplies BF16 matrices several
 times slower, so this is the quicker way for it and the more exact one. Run by quantize_quality.py and quantize_speed.py."""
 import json
 import sys
