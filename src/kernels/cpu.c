@@ -47,6 +47,8 @@ static const struct {
     {"c", 0, sq_kernels_init_c},
     {"avx2", SQ_CPU_AVX2 | SQ_CPU_FMA | SQ_CPU_F16C, sq_kernels_init_avx2},
     {"avx512", SQ_CPU_AVX512 | SQ_CPU_AVX2 | SQ_CPU_FMA | SQ_CPU_F16C, sq_kernels_init_avx512},
+    {"avx512_vnni", SQ_CPU_AVX512 | SQ_CPU_AVX512_VNNI | SQ_CPU_AVX2 | SQ_CPU_FMA | SQ_CPU_F16C,
+     sq_kernels_init_avx512_vnni},
 };
 enum { N_ISAS = sizeof isas / sizeof *isas };
 
@@ -111,7 +113,8 @@ static sq_status choose(const char *mask, sq_error *err) {
         const sq_kernels *t = find(s, n);
         if (t == NULL) {
             return sq_fail(err, SQ_EARG,
-                           "no such kernels on this CPU; got '%.*s', wanted c, avx2 or avx512",
+                           "no such kernels on this CPU; got '%.*s', wanted c, avx2, avx512 or "
+                           "avx512_vnni",
                            (int)n, s);
         }
         best = best == NULL || t > best ? t : best;

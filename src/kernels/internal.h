@@ -22,6 +22,9 @@ unsigned sq_cpu_detect(void);
 void sq_kernels_init_c(sq_kernels *k);
 void sq_kernels_init_avx2(sq_kernels *k);
 void sq_kernels_init_avx512(sq_kernels *k);
+void sq_kernels_init_avx512_vnni(sq_kernels *k);
+/* The products with rounded inputs of the AVX2 row. */
+void sq_rounded_init_avx2(sq_kernels *k);
 
 /* Layout of packed codes: a row is ceil(k_padded / 128) chunks. 4-bit: 64 bytes a chunk, read as 16
  * 32-bit lanes; nibble j of lane i is column 16 j + i of the chunk. 8-bit: 128 bytes a chunk,
@@ -38,6 +41,34 @@ static inline int64_t sq_weight_row_bytes(const sq_weight *w) {
 static inline const uint8_t *sq_weight_row(const sq_weight *w, int64_t row) {
     return (const uint8_t *)w->data + row * sq_weight_row_bytes(w);
 }
+
+/* Products with rounded inputs sum exact integers over a piece of the columns: a group, or 32
+ * columns where 32 but not 128 divides the group. In a row of codes each piece is filled up to
+ * `stride`. */
+static inline int64_t sq_weight_piece(const sq_weight *w) {
+    int split = w->group % 32 == 0 && w->group % SQ_CHUNK_COLUMNS != 0 && w->group < w->k_padded;
+    return split ? 32 : w->group;
+}
+static inline int64_t sq_weight_pieces(const sq_weight *w) {
+    return w->k_padded / sq_weight_piece(w);
+}
+static inline int64_t sq_weight_stride(const sq_weight *w) {
+    return (sq_weight_piece(w) + 31) / 32 * 32;
+}
+/* Four bits: codes -8..7; eight: -128..127. */
+static inline int sq_weight_middle(const sq_weight *w) { return w->kind == SQ_W_Q4 ? 8 : 128; }
+
+/* A panel: up to two bytes a code of 16 rows, then scales [pieces][16]. */
+enum { SQ_PANEL = 16 };
+static inline size_t sq_panel_codes(const sq_weight *w) {
+    return 2 * SQ_PANEL * (size_t)(sq_weight_pieces(w) * sq_weight_stride(w));
+}
+static inline size_t sq_panel_bytes(const sq_weight *w) {
+    return sq_panel_codes(w) + SQ_PANEL * sizeof(float) * (size_t)sq_weight_pieces(w);
+}
+void sq_panel_scales(const sq_weight *w, int64_t row0, int64_t n, uint8_t *panel);
+/* Codes as [columns / 4][16 rows][4] bytes or, wide, [columns / 2][16 rows][2] of 16 bits. */
+void sq_panel_quads(const sq_weight *w, int64_t row0, int64_t n, int wide, uint8_t *panel);
 
 /* How a block type of ggml becomes codes, scales and offsets (w = code * scale + offset). `read`
  * fills block codes and block / group scales and offsets from one block's bytes. */

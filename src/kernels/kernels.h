@@ -29,6 +29,8 @@ typedef struct sq_weight {
     void *owned; /* sq_free'd by sq_weight_free */
     float *scales;  /* kernel order */
     float *offsets; /* kernel order: -zero*scale */
+    float *sums;    /* [n] each row's sum, once sq_weight_sum_rows has made it */
+    int centred;    /* every offset is -2^(bits-1) scale: symmetric codes */
 } sq_weight;
 
 /* Borrows a dense matrix of F32, F16 or BF16. */
@@ -45,6 +47,8 @@ sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, con
  * dequantizes them, to f32 rounding. Copies everything. */
 sq_status sq_weight_blocks(sq_weight *w, sq_dtype t, const void *data, int64_t n, int64_t k,
                            sq_error *err);
+/* Makes the sums of rows that products with asymmetrically rounded inputs use. */
+sq_status sq_weight_sum_rows(sq_weight *w, sq_error *err);
 void sq_weight_free(sq_weight *w);
 size_t sq_weight_bytes(const sq_weight *w);
 /* Writes rows [row0, row0+rows) as f32 [rows][k]. */
@@ -60,6 +64,15 @@ void sq_weight_rows_f32(const sq_weight *w, int64_t row0, int64_t rows, float *o
 void sq_matmul(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, const float *bias,
                float *y, int64_t ldy);
 
+/* The same with x rounded row by row to 8-bit integers, each row with its own scale (and zero
+ * point, unless symmetric), as sq_fake_quantize_rows says: dynamic activation quantization per
+ * token. Sums of integers within a group, then f32 in one fixed order: a row's result is the same
+ * to the bit on every ISA, with any number of threads or rows, and that of the rounded numbers to
+ * f32 rounding. A row with a number that is none gives NaN. Dense weights, and those without the
+ * sums that an asymmetric scheme needs, take sq_matmul over rounded copies. */
+void sq_matmul_rounded(const sq_weight *w, int symmetric, const float *x, int64_t ldx, int64_t rows,
+                       const float *bias, float *y, int64_t ldy);
+
 /* Rows of x[rows][k] rounded in place to 8-bit integers and back, each with its own scale (and zero
  * point, unless symmetric): dynamic activation quantization per token, as compressed-tensors and
  * torchao define it. 0 stays 0. */
@@ -71,6 +84,17 @@ void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const f
               int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
 /* C[k][k] += X[rows][k]^T X[rows][k]: the calibration's second moment. */
 void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, float *c);
+
+/* A row of inputs as integers: x = (code - zero) * scale. The columns are cut into pieces (see
+ * internal.h), each filled up with zeros to a multiple of 32. */
+typedef struct sq_rounded {
+    const int8_t *codes; /* [pieces][stride] */
+    const int8_t *mixed; /* 4-bit weights: whole chunks, in the order of the dot kernels */
+    const int16_t *wide; /* 8-bit weights: the codes once more */
+    const int32_t *sums; /* [pieces, rounded up to 4] of the codes */
+    float scale;         /* NaN when a number of the row was none */
+    int32_t zero;
+} sq_rounded;
 
 /* The table. Every function works on one row or one tile; callers split the work over threads. */
 typedef struct sq_kernels {
@@ -87,6 +111,19 @@ typedef struct sq_kernels {
                     const float *xsum, float *y);
     void (*gemv_q8)(const sq_weight *w, int64_t row0, int64_t rows, const float *x,
                     const float *xsum, float *y);
+    /* Rounded inputs. lo <= 0 and hi >= 0 of x, both NaN when a number is none. */
+    void (*range)(const float *x, int64_t n, float *lo, float *hi);
+    /* q = x / scale + zero, to the nearest even whole number of -128..127 */
+    void (*round_i8)(int8_t *q, const float *x, float scale, float zero, int64_t n);
+    /* y[0..rows) = sum over pieces p of scale_p * d_p, d_p the exact sum of (code - 2^(bits-1)) *
+     * x code: as four fma chains, piece p in chain p % 4, added as (0 + 1) + (2 + 3). */
+    void (*gemv_i4)(const sq_weight *w, int64_t row0, int64_t rows, const sq_rounded *x, float *y);
+    void (*gemv_i8)(const sq_weight *w, int64_t row0, int64_t rows, const sq_rounded *x, float *y);
+    /* The same sums for many rows: int_panel unpacks n <= 16 rows of w into sq_panel_bytes bytes,
+     * in the order of the same table's int_tile, which writes y[rows][n] (stride ldy). */
+    void (*int_panel)(const sq_weight *w, int64_t row0, int64_t n, uint8_t *panel);
+    void (*int_tile)(const sq_weight *w, int64_t n, const uint8_t *panel, const sq_rounded *x,
+                     int64_t rows, float *y, int64_t ldy);
     void (*dequant_q4)(const sq_weight *w, int64_t row, float *out);
     void (*dequant_q8)(const sq_weight *w, int64_t row, float *out);
     void (*axpy)(float *y, float a, const float *x, int64_t n); /* y += a x */
@@ -114,8 +151,8 @@ typedef struct sq_kernels {
 /* The chosen table; sq_kernels_select is called on first use with no mask. */
 const sq_kernels *sq_kernels_get(void);
 /* Chooses by mask: NULL or "" for what SQUINT_CPU allows, or the best; else a comma list of ISA
- * names ("c", "avx2", "avx512") that may be used. The environment variable SQUINT_CPU is the
- * default mask. An unknown or unavailable name is SQ_EARG. */
+ * names ("c", "avx2", "avx512", "avx512_vnni") that may be used. The environment variable
+ * SQUINT_CPU is the default mask. An unknown or unavailable name is SQ_EARG. */
 sq_status sq_kernels_select(const char *mask, sq_error *err);
 /* All tables that this CPU can run, "c" first; for checkasm and `devices`. */
 size_t sq_kernels_available(const sq_kernels **tables, size_t max);

@@ -195,4 +195,5 @@ void sq_kernels_init_avx2(sq_kernels *k) {
     fill_table(k);
     k->gemv_q4 = gemv_q4;
     k->gemv_q8 = gemv_q8;
+    sq_rounded_init_avx2(k);
 }

@@ -88,6 +88,90 @@ static void gemv_q8(const sq_weight *w, int64_t row0, int64_t rows, const float 
     }
 }
 
+static void range(const float *x, int64_t n, float *lo, float *hi) {
+    float a = 0, b = 0;
+    int none = 0;
+    for (int64_t i = 0; i < n; i++) {
+        a = x[i] < a ? x[i] : a;
+        b = x[i] > b ? x[i] : b;
+        none |= x[i] != x[i];
+    }
+    *lo = none ? NAN : a;
+    *hi = none ? NAN : b;
+}
+
+static void round_i8(int8_t *q, const float *x, float scale, float zero, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        q[i] = (int8_t)rintf(fminf(fmaxf(x[i] / scale + zero, -128.0f), 127.0f));
+    }
+}
+
+/* The sum of pieces of one row of w; code(w's row, column) as the file has it, 0 upwards. */
+static float sum_pieces(const sq_weight *w, int64_t row, const sq_rounded *x,
+                        int (*code)(const uint8_t *, int64_t)) {
+    int64_t piece = sq_weight_piece(w), stride = sq_weight_stride(w), pieces = sq_weight_pieces(w),
+            per = w->group / piece;
+    const uint8_t *codes = sq_weight_row(w, row);
+    const float *scales = w->scales + row * sq_weight_groups(w);
+    int middle = sq_weight_middle(w);
+    float acc[4] = {0};
+    for (int64_t p = 0; p < pieces; p++) {
+        int32_t d = 0;
+        for (int64_t c = 0; c < piece; c++) {
+            d += (code(codes, p * piece + c) - middle) * x->codes[p * stride + c];
+        }
+        acc[p % 4] = fmaf(scales[p / per], (float)d, acc[p % 4]);
+    }
+    return (acc[0] + acc[1]) + (acc[2] + acc[3]);
+}
+
+static int code_q8(const uint8_t *row, int64_t col) { return row[col]; }
+
+static void gemv_i4(const sq_weight *w, int64_t row0, int64_t rows, const sq_rounded *x, float *y) {
+    for (int64_t r = 0; r < rows; r++) {
+        y[r] = sum_pieces(w, row0 + r, x, code_q4);
+    }
+}
+
+static void gemv_i8(const sq_weight *w, int64_t row0, int64_t rows, const sq_rounded *x, float *y) {
+    for (int64_t r = 0; r < rows; r++) {
+        y[r] = sum_pieces(w, row0 + r, x, code_q8);
+    }
+}
+
+/* [n][pieces][stride] of centred codes. */
+static void int_panel(const sq_weight *w, int64_t row0, int64_t n, uint8_t *panel) {
+    int64_t piece = sq_weight_piece(w), stride = sq_weight_stride(w), pieces = sq_weight_pieces(w);
+    int8_t *out = (int8_t *)panel;
+    memset(panel, 0, sq_panel_codes(w));
+    for (int64_t r = 0; r < n; r++) {
+        const uint8_t *codes = sq_weight_row(w, row0 + r);
+        for (int64_t c = 0; c < pieces * piece; c++) {
+            int q = w->kind == SQ_W_Q4 ? code_q4(codes, c) : codes[c];
+            out[(r * pieces + c / piece) * stride + c % piece] = (int8_t)(q - sq_weight_middle(w));
+        }
+    }
+    sq_panel_scales(w, row0, n, panel);
+}
+
+static void int_tile(const sq_weight *w, int64_t n, const uint8_t *panel, const sq_rounded *x,
+                     int64_t rows, float *y, int64_t ldy) {
+    int64_t stride = sq_weight_stride(w), pieces = sq_weight_pieces(w);
+    const float *scales = (const float *)(const void *)(panel + sq_panel_codes(w));
+    for (int64_t i = 0; i < rows * n; i++) {
+        const int8_t *a = x[i / n].codes, *b = (const int8_t *)panel + i % n * pieces * stride;
+        float acc[4] = {0};
+        for (int64_t p = 0; p < pieces; p++, a += stride, b += stride) {
+            int32_t d = 0;
+            for (int64_t c = 0; c < stride; c++) {
+                d += a[c] * b[c];
+            }
+            acc[p % 4] = fmaf(scales[p * SQ_PANEL + i % n], (float)d, acc[p % 4]);
+        }
+        y[i / n * ldy + i % n] = (acc[0] + acc[1]) + (acc[2] + acc[3]);
+    }
+}
+
 static void dequant_q4(const sq_weight *w, int64_t row, float *out) {
     const uint8_t *codes = sq_weight_row(w, row);
     int64_t at = row * sq_weight_groups(w);
@@ -215,6 +299,12 @@ void sq_kernels_init_c(sq_kernels *k) {
                       .widen_bf16 = widen_bf16,
                       .gemv_q4 = gemv_q4,
                       .gemv_q8 = gemv_q8,
+                      .range = range,
+                      .round_i8 = round_i8,
+                      .gemv_i4 = gemv_i4,
+                      .gemv_i8 = gemv_i8,
+                      .int_panel = int_panel,
+                      .int_tile = int_tile,
                       .dequant_q4 = dequant_q4,
                       .dequant_q8 = dequant_q8,
                       .axpy = axpy,

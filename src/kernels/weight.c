@@ -73,6 +73,10 @@ sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, con
         return st;
     }
     uint8_t *codes = w->owned;
+    w->centred = 1;
+    for (int64_t i = 0; zeros != NULL && w->centred && i < n * groups; i++) {
+        w->centred = zeros[i] == 1 << (bits - 1);
+    }
 #pragma omp parallel for schedule(static) num_threads(sq_threads()) if (n * k > 65536)
     for (int64_t r = 0; r < n; r++) {
         pack_row(codes + (size_t)r * row_bytes, words + r * row_words, k_padded, bits);
@@ -102,6 +106,7 @@ sq_status sq_weight_blocks(sq_weight *w, sq_dtype t, const void *data, int64_t n
         return st;
     }
     uint8_t *codes = w->owned;
+    w->centred = t == SQ_Q4_0 || t == SQ_Q8_0;
     int64_t groups = sq_weight_groups(w), per = block / form.group;
     size_t row_bytes = (size_t)sq_weight_row_bytes(w);
 #pragma omp parallel for schedule(static) num_threads(sq_threads()) if (n * k > 65536)
@@ -148,6 +153,7 @@ void sq_weight_free(sq_weight *w) {
     sq_free(w->owned);
     sq_free(w->scales);
     sq_free(w->offsets);
+    sq_free(w->sums);
     *w = (sq_weight){0};
 }
 
@@ -163,7 +169,8 @@ size_t sq_weight_bytes(const sq_weight *w) {
     case SQ_W_Q8:
         break;
     }
-    return n * ((size_t)sq_weight_row_bytes(w) + (size_t)sq_weight_groups(w) * 2 * sizeof(float));
+    return n * ((size_t)sq_weight_row_bytes(w) + (size_t)sq_weight_groups(w) * 2 * sizeof(float) +
+                (w->sums == NULL ? 0 : sizeof(float)));
 }
 
 void sq_weight_rows_f32(const sq_weight *w, int64_t row0, int64_t rows, float *out) {
@@ -189,30 +196,5 @@ void sq_weight_rows_f32(const sq_weight *w, int64_t row0, int64_t rows, float *o
             kn->dequant_q8(w, row0 + r, y);
             break;
         }
-    }
-}
-
-/* compressed_tensors quantization/utils/helpers.py calculate_qparams and lifecycle/forward.py, 8
- * bits, per token. */
-static void fake_quantize_row(float *x, int64_t k, int symmetric) {
-    float lo = 0, hi = 0;
-    for (int64_t i = 0; i < k; i++) {
-        lo = x[i] < lo ? x[i] : lo;
-        hi = x[i] > hi ? x[i] : hi;
-    }
-    float s = symmetric ? fmaxf(-lo, hi) / 127.5f : (hi - lo) / 255.0f;
-    if (!(s > 0) || !isfinite(s)) {
-        return; /* a row of zeros, or broken numbers that are to be seen */
-    }
-    float z = symmetric ? 0.0f : rintf(fminf(fmaxf(-128.0f - lo / s, -128.0f), 127.0f));
-    for (int64_t i = 0; i < k; i++) {
-        x[i] = (rintf(fminf(fmaxf(x[i] / s + z, -128.0f), 127.0f)) - z) * s;
-    }
-}
-
-void sq_fake_quantize_rows(float *x, int64_t ldx, int64_t rows, int64_t k, int symmetric) {
-#pragma omp parallel for schedule(static) num_threads(sq_threads()) if (rows * k > 65536)
-    for (int64_t r = 0; r < rows; r++) {
-        fake_quantize_row(x + r * ldx, k, symmetric);
     }
 }

@@ -276,6 +276,12 @@ static sq_status int_quantized(binder *b, sq_linear *l, const sq_tensor *t, int6
     return st;
 }
 
+/* What products with rounded inputs need beside the codes. */
+static sq_status prepare_rounded(binder *b, sq_linear *l) {
+    int sums = l->quantized && l->scheme.act_bits != 0 && !l->scheme.act_symmetric;
+    return sums && l->weight.n > 0 ? sq_weight_sum_rows(&l->weight, b->err) : SQ_OK;
+}
+
 static sq_status bind_linear(binder *b, sq_linear *l, const sq_linear_row *row, const char *prefix,
                              sq_part part, int layer, int tap0) {
     const sq_config *c = &b->net->config;
@@ -306,6 +312,9 @@ static sq_status bind_linear(binder *b, sq_linear *l, const sq_linear_row *row, 
         st = packed(b, l, t, shape[0], shape[1]);
     } else {
         problem(b, "missing", l->name, ".weight");
+    }
+    if (st == SQ_OK) {
+        st = prepare_rounded(b, l);
     }
     int bias = sq_config_bias(c, row, part);
     if (st == SQ_OK && bias) {

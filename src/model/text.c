@@ -146,18 +146,18 @@ fail:
     return st;
 }
 
-sq_status sq_enter_linears(const sq_linear *l, const sq_tap_sink *sink, float *x, int64_t ldx,
+sq_status sq_enter_linears(const sq_linear *l, const sq_tap_sink *sink, const float *x, int64_t ldx,
                            int64_t rows, int64_t k, sq_error *err) {
-    sq_status st = sink == NULL ? SQ_OK : sink->rows(sink->user, l->tap, x, ldx, rows, k, err);
-    if (l->quantized && l->scheme.act_bits == 8) {
-        sq_fake_quantize_rows(x, ldx, rows, k, l->scheme.act_symmetric);
-    }
-    return st;
+    return sink == NULL ? SQ_OK : sink->rows(sink->user, l->tap, x, ldx, rows, k, err);
 }
 
-static void apply(const sq_linear *l, const float *x, int64_t ldx, int64_t rows, float *y,
-                  int64_t ldy) {
-    sq_matmul(&l->weight, x, ldx, rows, l->bias, y, ldy);
+void sq_linear_rows(const sq_linear *l, const float *x, int64_t ldx, int64_t rows, float *y,
+                    int64_t ldy) {
+    if (l->quantized && l->scheme.act_bits == 8) {
+        sq_matmul_rounded(&l->weight, l->scheme.act_symmetric, x, ldx, rows, l->bias, y, ldy);
+    } else {
+        sq_matmul(&l->weight, x, ldx, rows, l->bias, y, ldy);
+    }
 }
 
 static void norm_rows(float *y, const float *x, const float *w, float eps, int64_t rows,
@@ -185,14 +185,14 @@ static sq_status mlp_chunk(const sq_net *n, sq_work *w, const sq_block *b, float
     sq_status st;
     norm_rows(w->x.data, h, b->norms[1].weight, n->config.rms_eps, rows, hid);
     SQ_TRY(sq_enter_linears(gate, sink, w->x.data, hid, rows, hid, err));
-    apply(gate, w->x.data, hid, rows, w->gate.data, inter);
-    apply(&b->linears[SQ_L_UP], w->x.data, hid, rows, w->up.data, inter);
+    sq_linear_rows(gate, w->x.data, hid, rows, w->gate.data, inter);
+    sq_linear_rows(&b->linears[SQ_L_UP], w->x.data, hid, rows, w->up.data, inter);
 #pragma omp parallel for schedule(static) if (rows > 32)
     for (int64_t i = 0; i < rows; i++) {
         kn->silu_mul(w->gate.data + i * inter, w->up.data + i * inter, inter);
     }
     SQ_TRY(sq_enter_linears(down, sink, w->gate.data, inter, rows, inter, err));
-    apply(down, w->gate.data, inter, rows, w->x.data, hid);
+    sq_linear_rows(down, w->gate.data, inter, rows, w->x.data, hid);
     add_rows(h, w->x.data, rows * hid);
     return SQ_OK;
 fail:
@@ -209,13 +209,14 @@ static sq_status layer_chunk(const sq_net *n, sq_work *w, const sq_block *b, sq_
     sq_status st;
     norm_rows(w->x.data, h, b->norms[0].weight, n->config.rms_eps, rows, hid);
     SQ_TRY(sq_enter_linears(&b->linears[SQ_L_Q], sink, w->x.data, hid, rows, hid, err));
-    apply(&b->linears[SQ_L_Q], w->x.data, hid, rows, w->qkv.data, ld);
-    apply(&b->linears[SQ_L_K], w->x.data, hid, rows, w->qkv.data + d[SQ_D_Q], ld);
-    apply(&b->linears[SQ_L_V], w->x.data, hid, rows, w->qkv.data + d[SQ_D_Q] + d[SQ_D_KV], ld);
+    sq_linear_rows(&b->linears[SQ_L_Q], w->x.data, hid, rows, w->qkv.data, ld);
+    sq_linear_rows(&b->linears[SQ_L_K], w->x.data, hid, rows, w->qkv.data + d[SQ_D_Q], ld);
+    sq_linear_rows(&b->linears[SQ_L_V], w->x.data, hid, rows, w->qkv.data + d[SQ_D_Q] + d[SQ_D_KV],
+                   ld);
     store_kv(n, kv, kv_layer, w->qkv.data, ld, cos_rows, sin_rows, at, rows);
     attend_chunk(n, w, kv, kv_layer, w->qkv.data, ld, cos_rows, sin_rows, at, rows);
     SQ_TRY(sq_enter_linears(o, sink, w->att.data, d[SQ_D_Q], rows, d[SQ_D_Q], err));
-    apply(o, w->att.data, d[SQ_D_Q], rows, w->x.data, hid);
+    sq_linear_rows(o, w->att.data, d[SQ_D_Q], rows, w->x.data, hid);
     add_rows(h, w->x.data, rows * hid);
     return mlp_chunk(n, w, b, h, rows, sink, err);
 fail:

@@ -86,7 +86,7 @@ static sq_status project(const sq_tower_run *t, const sq_block *b, float *x, int
     sq_status st = sq_tower_tap(t, &b->linears[roles[0]], x, rows, t->width, err);
     for (int i = 0; st == SQ_OK && i < (fused ? 1 : 3); i++) {
         const sq_linear *l = &b->linears[roles[i]];
-        sq_matmul(&l->weight, x, t->width, rows, l->bias, to + i * t->width, 3 * t->width);
+        sq_linear_rows(l, x, t->width, rows, to + i * t->width, 3 * t->width);
     }
     return st;
 }
@@ -119,7 +119,7 @@ static sq_status attention(const sq_tower_run *t, const sq_block *b, int full, f
         int64_t rows = t->rows - i < SQ_V_CHUNK ? t->rows - i : SQ_V_CHUNK;
         float *x = w->vatt.data + i * t->width;
         SQ_TRY(sq_tower_tap(t, proj, x, rows, t->width, err));
-        sq_matmul(&proj->weight, x, t->width, rows, proj->bias, w->vy.data, t->width);
+        sq_linear_rows(proj, x, t->width, rows, w->vy.data, t->width);
         add(h + i * t->width, w->vy.data, rows * t->width);
     }
     return SQ_OK;
@@ -161,9 +161,9 @@ static sq_status mlp(const sq_tower_run *t, const sq_block *b, float *h, sq_erro
         sq_tower_norm(t, x, h + i * t->width, rows, t->width, &b->norms[1], c->v_eps);
         SQ_TRY(sq_tower_tap(t, up, x, rows, t->width, err));
         float *mid = gated ? g : u;
-        sq_matmul(&up->weight, x, t->width, rows, up->bias, u, inter);
+        sq_linear_rows(up, x, t->width, rows, u, inter);
         if (gated) {
-            sq_matmul(&gate->weight, x, t->width, rows, gate->bias, g, inter);
+            sq_linear_rows(gate, x, t->width, rows, g, inter);
         }
 #pragma omp parallel for schedule(static) if (rows > 64)
         for (int64_t r = 0; r < rows; r++) {
@@ -174,7 +174,7 @@ static sq_status mlp(const sq_tower_run *t, const sq_block *b, float *h, sq_erro
             }
         }
         SQ_TRY(sq_tower_tap(t, down, mid, rows, inter, err));
-        sq_matmul(&down->weight, mid, inter, rows, down->bias, x, t->width);
+        sq_linear_rows(down, mid, inter, rows, x, t->width);
         add(h + i * t->width, x, rows * t->width);
     }
     return SQ_OK;

@@ -86,13 +86,13 @@ static sq_status merge(const sq_tower_run *t, float *h, float *out, sq_error *er
         int64_t rows = t->rows / unit - i < chunk ? t->rows / unit - i : chunk;
         float *x = h + i * wide;
         SQ_TRY(sq_tower_tap(t, fc1, x, rows, wide, err));
-        sq_matmul(&fc1->weight, x, wide, rows, fc1->bias, mid, wide);
+        sq_linear_rows(fc1, x, wide, rows, mid, wide);
 #pragma omp parallel for schedule(static) if (rows > 64)
         for (int64_t r = 0; r < rows; r++) {
             sq_activate(SQ_ACT_GELU, mid + r * wide, wide);
         }
         SQ_TRY(sq_tower_tap(t, fc2, mid, rows, wide, err));
-        sq_matmul(&fc2->weight, mid, wide, rows, fc2->bias, res, hid);
+        sq_linear_rows(fc2, mid, wide, rows, res, hid);
         for (int64_t r = 0; r < rows; r++) {
             memcpy(out + t->order[i + r] * hid, res + r * hid, (size_t)hid * sizeof *out);
         }

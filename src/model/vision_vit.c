@@ -83,7 +83,7 @@ static sq_status project(const sq_tower_run *t, float *a, float *b, int64_t rows
         }
         int last = i + 1 == p->n_linears;
         float *y = last ? out : b;
-        sq_matmul(&l->weight, a, k, rows, l->bias, y, m);
+        sq_linear_rows(l, a, k, rows, y, m);
         if (!last) {
             sq_activate(c->projector_act, y, rows * m);
         }

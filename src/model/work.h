@@ -25,10 +25,12 @@ struct sq_work {
 /* Number of the calling OpenMP thread, 0..sq_threads()-1. */
 int sq_thread(void);
 
-/* The input of the linears that share l's tap: shown to the sink, then, where they take 8-bit
- * activations, rounded in place. */
-sq_status sq_enter_linears(const sq_linear *l, const sq_tap_sink *sink, float *x, int64_t ldx,
+/* Shows the input of the linears that share l's tap to the sink. */
+sq_status sq_enter_linears(const sq_linear *l, const sq_tap_sink *sink, const float *x, int64_t ldx,
                            int64_t rows, int64_t k, sq_error *err);
+/* y = x W^T + b; x is rounded to 8 bits, row by row, where the linear's scheme says so. */
+void sq_linear_rows(const sq_linear *l, const float *x, int64_t ldx, int64_t rows, float *y,
+                    int64_t ldy);
 
 /* At least n floats; content is not kept. */
 sq_status sq_scratch_need(sq_scratch *s, size_t n, const char *what, sq_error *err);

@@ -16,7 +16,7 @@ const sq_kernels *isa;
 static int failed, passed;
 static uint32_t seed = 1;
 
-static float uniform(void) {
+float uniform(void) {
     seed = seed * 1664525u + 1013904223u;
     return (float)(seed >> 8) / 8388608.0f - 1.0f;
 }
@@ -33,7 +33,7 @@ static void fill(float *x, int64_t n, int kind) {
     }
 }
 
-static void verdict(const char *name, int64_t n, int ok, double err, double tol) {
+void verdict(const char *name, int64_t n, int ok, double err, double tol) {
     if (ok) {
         passed++;
         return;
@@ -399,6 +399,7 @@ int main(int argc, char **argv) {
             test_packed(4, 2, k, k);
             test_packed(8, 2, k, k);
         }
+        test_rounded(ref);
         test_special();
         test_halves();
         test_exp();

@@ -1,4 +1,4 @@
-/* What the two files of checkasm share. */
+/* What the files of checkasm share. */
 #ifndef CHECKASM_H
 #define CHECKASM_H
 
@@ -6,6 +6,11 @@
 
 /* The table under test: the one that sq_matmul uses too. */
 extern const sq_kernels *isa;
+float uniform(void); /* [-1, 1) */
+/* Counts a check; a failure is printed with its size n, error and tolerance. */
+void verdict(const char *name, int64_t n, int ok, double err, double tol);
+/* Products with rounded inputs (rounded.c). */
+void test_rounded(const sq_kernels *ref);
 /* Times the table's kernels and prints medians. */
 void bench(void);
 
