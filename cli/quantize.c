@@ -1,4 +1,5 @@
 /* quantize, calibrate, verify, eval, and the reports for people. */
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -82,6 +83,7 @@ int verb_quantize(int argc, char **argv) {
     sq_quantize_options o = {0};
     const char *pos[1], *out = NULL, *indivisible = "pad";
     int sym = 0, asym = 0;
+    int64_t tp = 0;
     const cli_option options[] = {
         {"-o", CLI_TEXT, &out, "OUT  folder to write; appears only when complete"},
         {"--method", CLI_TEXT, &o.method, "rtn|awq|gptq|awq+gptq  (awq)"},
@@ -101,6 +103,10 @@ int verb_quantize(int argc, char **argv) {
          "each layer is calibrated on the output of the quantized layers before it; without it, on "
          "the original's"},
         {"--on-indivisible", CLI_TEXT, &indivisible, "pad|smaller-group|channel|keep  (pad)"},
+        {"--tp", CLI_INT, &tp,
+         "N  ranks of a tensor-parallel engine: the MLP is widened with zeros until each gets "
+         "whole "
+         "groups"},
         {"--format", CLI_TEXT, &o.format, "compressed-tensors"},
         {"--mse-range", CLI_FLAG, &o.mse_range,
          "what is rounded without data: each group's range by its least squared error"},
@@ -131,6 +137,7 @@ int verb_quantize(int argc, char **argv) {
     }
     o.indivisible = (sq_indivisible)i;
     o.symmetric = sym;
+    o.tp = (int)(tp < 0 || tp > INT_MAX ? -1 : tp);
     o.max_ram = common.runtime.max_ram;
     sq_error err = {0};
     char *report = NULL;

@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "format/source.h"
+#include "quant/split.h"
 
 static const uint64_t SHARD_BYTES = 5000000000u;
 
@@ -46,7 +47,7 @@ int sq_output_own_file(const char *name) {
 /* The plan's row of the linear whose ".weight" this tensor is; NULL for every other tensor. */
 static const sq_plan_row *row_of(const sq_plan *p, const sq_tensor *t) {
     for (size_t i = 0; i < p->n; i++) {
-        if (p->rows[i].quantize && p->rows[i].linear->file == t) {
+        if (p->rows[i].linear->file == t) {
             return &p->rows[i];
         }
     }
@@ -71,14 +72,15 @@ static sq_status add(sq_output *o, spec_list *l, const char *stem, const char *s
 static sq_status add_packed(sq_output *o, spec_list *l, const sq_plan_row *r, sq_error *err) {
     const sq_grid *g = &r->grid;
     const char *stem = r->linear->file_name;
-    int64_t n = r->linear->weight.n, groups = g->k_padded / g->group;
+    int64_t n = sq_split_rows(o->plan, r->linear), k = sq_split_columns(o->plan, r->linear);
+    int widened = k != g->k;
+    int64_t columns = widened ? k : g->k_padded, groups = g->group == g->k ? 1 : columns / g->group;
     sq_status st;
     if (g->act_bits != 0) { /* int-quantized */
-        SQ_TRY(add(o, l, stem, ".weight", SQ_I8, n, g->k_padded, err));
+        SQ_TRY(add(o, l, stem, ".weight", SQ_I8, n, columns, err));
         return add(o, l, stem, ".weight_scale", g->scale_type, n, groups, err);
     }
-    SQ_TRY(
-        add(o, l, stem, ".weight_packed", SQ_I32, n, sq_ct_row_words(g->k_padded, g->bits), err));
+    SQ_TRY(add(o, l, stem, ".weight_packed", SQ_I32, n, sq_ct_row_words(columns, g->bits), err));
     SQ_TRY(add(o, l, stem, ".weight_scale", g->scale_type, n, groups, err));
     SQ_TRY(add(o, l, stem, ".weight_shape", SQ_I64, 2, 0, err));
     if (!g->symmetric) {
@@ -99,7 +101,7 @@ static sq_status open_writer(sq_output *o, int resume, sq_error *err) {
     for (size_t i = 0; i < n; i++) {
         const sq_tensor *t = sq_checkpoint_at(c, i);
         const sq_plan_row *r = row_of(o->plan, t);
-        if (r != NULL) {
+        if (r != NULL && r->quantize) {
             sq_status st = add_packed(o, &l, r, err);
             if (st != SQ_OK) {
                 return st;
@@ -109,6 +111,10 @@ static sq_status open_writer(sq_output *o, int resume, sq_error *err) {
         sq_tensor_spec *s = &l.items[l.n++];
         *s = (sq_tensor_spec){.name = t->name, .dtype = t->dtype, .rank = t->rank};
         memcpy(s->shape, t->shape, sizeof s->shape);
+        if (r != NULL) {
+            s->shape[0] = sq_split_rows(o->plan, r->linear);
+            s->shape[1] = sq_split_columns(o->plan, r->linear);
+        }
     }
     return sq_st_writer_open(&o->writer, o->partial, l.items, l.n, SHARD_BYTES, resume, err);
 }
@@ -208,10 +214,7 @@ static sq_status put_bytes(sq_output *o, const sq_linear *l, const sq_codes *c, 
     return st;
 }
 
-sq_status sq_output_codes(sq_output *o, const sq_linear *l, const sq_codes *c, sq_error *err) {
-    if (c->grid.act_bits != 0) {
-        return put_bytes(o, l, c, err);
-    }
+static sq_status put_packed(sq_output *o, const sq_linear *l, const sq_codes *c, sq_error *err) {
     const sq_grid *g = &c->grid;
     int64_t groups = g->k_padded / g->group, shape[2] = {c->n, g->k};
     size_t words = (size_t)(c->n * sq_ct_row_words(g->k_padded, g->bits)),
@@ -240,6 +243,21 @@ fail:
     return st;
 }
 
+sq_status sq_output_codes(sq_output *o, const sq_linear *l, const sq_codes *c, sq_error *err) {
+    int64_t n = sq_split_rows(o->plan, l), k = sq_split_columns(o->plan, l);
+    sq_codes wide = {0};
+    sq_status st = SQ_OK;
+    if (n != c->n || k != c->grid.k) {
+        st = sq_split_codes(&wide, c, n, k == c->grid.k ? c->grid.k_padded : k, err);
+        c = &wide;
+    }
+    if (st == SQ_OK) {
+        st = c->grid.act_bits != 0 ? put_bytes(o, l, c, err) : put_packed(o, l, c, err);
+    }
+    sq_codes_close(&wide);
+    return st;
+}
+
 sq_status sq_output_floats(sq_output *o, const sq_tensor *t, const float *data, sq_error *err) {
     size_t es = sq_dtype_size(t->dtype), n = t->bytes / es;
     void *p = sq_alloc_raw(n, es, t->name, err);
@@ -252,8 +270,23 @@ sq_status sq_output_floats(sq_output *o, const sq_tensor *t, const float *data, 
     return st;
 }
 
+/* A matrix that stays in high precision, in the dimensions that are written. */
+static sq_status put_wide(sq_output *o, const sq_linear *l, sq_error *err) {
+    int64_t n = sq_split_rows(o->plan, l), k = sq_split_columns(o->plan, l);
+    void *p = sq_split_dense(l->file, n, k, err);
+    sq_status st =
+        p == NULL ? SQ_ENOMEM
+                  : put(o, l->file->name, p, (size_t)(n * k) * sq_dtype_size(l->file->dtype), err);
+    sq_free(p);
+    return st;
+}
+
 sq_status sq_output_copy(sq_output *o, const sq_tensor *t, sq_error *err) {
     char hash[17];
+    const sq_plan_row *r = o->plan->inter_to == 0 ? NULL : row_of(o->plan, t);
+    if (r != NULL) {
+        return put_wide(o, r->linear, err);
+    }
     if (t->owned) {
         return put(o, t->name, t->data, t->bytes, err);
     }
@@ -368,6 +401,7 @@ static sq_status write_config(sq_output *o, sq_error *err) {
     sq_status st = SQ_ENOMEM;
     if (config != NULL && q != NULL && path != NULL) {
         json_object_set(config, "quantization_config", q);
+        sq_split_config(o->plan, config);
         st = sq_json_save(path, config, err);
     }
     json_decref(config);
@@ -461,8 +495,9 @@ sq_status sq_output_finish(sq_output *o, json_t *layers, sq_error *err) {
     SQ_TRY(sq_st_writer_finish(&o->writer, err));
     SQ_TRY(write_config(o, err));
     SQ_TRY(copy_files(o, files, err));
-    record = json_pack("{s:i, s:s, s:O, s:O, s:O}", "version", 1, "squint", SQ_VERSION, "layers",
-                       layers, "files", files, "tensors", json_object_get(o->journal, "hashes"));
+    record = json_pack("{s:i, s:s, s:O, s:O, s:O, s:o*}", "version", 1, "squint", SQ_VERSION,
+                       "layers", layers, "files", files, "tensors",
+                       json_object_get(o->journal, "hashes"), "tp", sq_split_record(o->plan));
     SQ_TRY(sq_json_save(path, record, err));
     if (rename(o->partial, o->final) != 0) {
         st = sq_fail_errno(err, "cannot rename to", o->final);

@@ -84,6 +84,9 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
                        "--sequential runs data through what is quantized so far; wanted a method "
                        "with data, and --calib instead of --stats");
     }
+    if (o->tp < 0) {
+        return sq_fail(err, SQ_EARG, "--tp out of range; got %d, wanted 1 or more", o->tp);
+    }
     if (o->target_bits != 0 && !sq_policy_needs_data(&out->policy)) {
         return sq_fail(err, SQ_EARG, "--target-bits measures on data; wanted a method with data");
     }
@@ -92,6 +95,7 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
     sq_net_each_linear(reading, count, &n, err);
     out->rows = sq_alloc(n, sizeof *out->rows, "a plan", err);
     st = out->rows == NULL ? SQ_ENOMEM : sq_net_each_linear(reading, decide, out, err);
+    out->ranks = o->tp;
 fail:
     if (st != SQ_OK) {
         sq_plan_close(out);

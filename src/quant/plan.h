@@ -19,7 +19,9 @@ typedef struct sq_plan {
     sq_plan_row *rows; /* in order of execution */
     size_t n;
     sq_policy policy;
-    char note[256]; /* what the user should know of the profile; "" for nothing */
+    int ranks;               /* --tp; 0: none */
+    int64_t inter, inter_to; /* the MLP's width, and what it is widened to (0: not) */
+    char note[512];          /* what the user should know before the work; "" for nothing */
 } sq_plan;
 
 /* Checks the options (SQ_EARG names the one that is wrong) and decides. */

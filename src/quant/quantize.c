@@ -11,6 +11,7 @@
 #include "quant/mixed.h"
 #include "quant/output.h"
 #include "quant/quant.h"
+#include "quant/split.h"
 
 typedef struct job {
     sq_net *net;
@@ -410,8 +411,8 @@ static sq_status fingerprint(const char *model, const sq_quantize_options *o, co
                              char out[17], sq_error *err) {
     sq_buf b = {0};
     char *config = json_dumps(net->config.json, JSON_COMPACT | JSON_SORT_KEYS);
-    sq_buf_printf(&b, "%d|%g|%g|%d|%d|", o->mse_range, o->target_bits, o->damp, o->no_act_order,
-                  o->sequential);
+    sq_buf_printf(&b, "%d|%d|%g|%g|%d|%d|", o->tp, o->mse_range, o->target_bits, o->damp,
+                  o->no_act_order, o->sequential);
     sq_buf_printf(&b, "%s|%s|%s|%lld|%d|%s|%lld|%lld|%d|%d|%llu|%zu|", config == NULL ? "" : config,
                   o->method == NULL ? "awq" : o->method, o->scheme == NULL ? "w4a16" : o->scheme,
                   (long long)o->group_size, o->symmetric, o->vision == NULL ? "keep" : o->vision,
@@ -559,6 +560,9 @@ static sq_status make_folder(job *j, const char *model, const char *out) {
         sq_hidden_close(&j->hidden);
         sq_samples_close(&j->samples);
     }
+    if (j->plan.ranks > 1) {
+        SQ_TRY(sq_split_plan(&j->plan, j->net, j->err));
+    }
     SQ_TRY(sq_output_open(&j->out, j->net, &j->plan, model, out, mark, !o->no_resume, j->err));
     note_padding(j);
     if (j->out.resumed) {
@@ -604,6 +608,9 @@ sq_status sq_quantize_run(const char *model, const char *out, const sq_quantize_
     }
     if (*report != NULL && o->target_bits != 0) {
         json_object_set_new(*report, "bits", json_real(j.mixed.bits));
+    }
+    if (*report != NULL && o->tp > 1) {
+        json_object_set_new(*report, "tp", sq_split_record(&j.plan));
     }
     job_close(&j);
     return st;

@@ -11,6 +11,7 @@
 #include "quant/compare.h"
 #include "quant/output.h"
 #include "quant/quant.h"
+#include "quant/split.h"
 #include "quant/verify.h"
 
 static const char *const levels[] = {"structure", "codes", "layers", "cache", "logits"};
@@ -34,14 +35,15 @@ void sq_verify_line(sq_verify_state *v, const char *name, int ok, double value, 
 
 /* ---- structure ---- */
 
-/* Every tensor of the original is there: with the same dimensions, or packed with the
- * architecture's. */
+/* Every tensor of the original is there: with the same dimensions (or those of --tp, and zeros), or
+ * packed with the architecture's. */
 static void check_tensors(sq_verify_state *v) {
     if (v->source == NULL) {
         sq_verify_line(v, "tensors", 1, NAN, NAN, "no original to compare with");
         return;
     }
     int64_t bad = 0, packed = 0;
+    const json_t *tp = json_object_get(v->record, "tp");
     char worst[300] = "";
     for (size_t i = 0; i < sq_checkpoint_count(v->source->ckpt); i++) {
         const sq_tensor *a = sq_checkpoint_at(v->source->ckpt, i);
@@ -54,6 +56,10 @@ static void check_tensors(sq_verify_state *v) {
                     b->shape[0] == a->shape[0] && b->shape[1] >= a->shape[1];
         if (bytes || (b == NULL && n > 7 && sq_checkpoint_find(v->files, stem) != NULL)) {
             packed++;
+            continue;
+        }
+        if (b != NULL && tp != NULL && sq_split_widened(tp, a, b)) {
+            packed += b->dtype == SQ_I8;
             continue;
         }
         if (b == NULL || b->dtype != a->dtype || b->rank != a->rank ||
