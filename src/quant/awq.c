@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "quant/inputs.h"
 #include "quant/ranges.h"
 
 enum { RATIOS = 20, SEARCH_ROWS = 128 };
@@ -11,6 +12,7 @@ typedef struct scale_search {
     const sq_tap_group *g;
     const sq_stat *stat;
     float *d, *tmp, *scaled; /* [SEARCH_ROWS][k] */
+    float *e;                /* [SQ_STAT_SAMPLE][k] */
     float *best, *cand, *xm, *wm;
     float *left;  /* the factor's squared diagonal by column; NULL: the whole X'X counts */
     double least; /* loss of `best` */
@@ -145,28 +147,16 @@ static int make_smooth(const scale_search *s, double alpha, float *out) {
     return 1;
 }
 
-/* What rounding the inputs to 8 bits adds to the loss: noise of step^2 / 12 in every channel, the
- * step set by a row's largest value, taken as three deviations of the widest channel. */
+/* What rounding the inputs to 8 bits adds to the loss. */
 static double input_loss(const scale_search *s, const float *scale) {
     const sq_tap_group *g = s->g;
-    const sq_stat *st = s->stat;
-    double widest = 0, weight = 0;
-    for (int64_t c = 0; c < g->k; c++) {
-        double dev = sqrt((double)st->xx[c * g->k + c] / (double)st->rows),
-               sc = scale == NULL ? 1 : (double)scale[c];
-        widest = fmax(widest, fmin(3 * dev, (double)st->max_abs[c]) / sc);
-    }
+    double loss = 0;
+    sq_inputs_error(s->stat, scale, g->grids[0].act_symmetric, s->e);
     for (int l = 0; l < g->n; l++) {
-        for (int64_t r = 0; r < g->linears[l]->weight.n; r++) {
-            const float *w = g->w[l] + r * g->k;
-            for (int64_t c = 0; c < g->k; c++) {
-                double v = (double)w[c] * (scale == NULL ? 1 : (double)scale[c]);
-                weight += v * v;
-            }
-        }
+        int64_t n = g->linears[l]->weight.n, step = (n + SEARCH_ROWS - 1) / SEARCH_ROWS;
+        loss += sq_inputs_loss(s->stat, s->e, g->w[l], n, step, s->tmp);
     }
-    double step = 2 * widest / 255;
-    return (double)st->rows * step * step / 12 * weight;
+    return (double)s->stat->rows * loss;
 }
 
 static void take(scale_search *s, double loss) {
@@ -238,14 +228,17 @@ sq_status sq_search_scale(const sq_tap_group *g, const sq_stat *stat, const sq_g
                           float *scale, int *found, sq_error *err) {
     size_t k = (size_t)g->k, block = SEARCH_ROWS * k;
     scale_search s = {.g = g, .stat = stat, .best = scale};
-    float *all = sq_alloc_raw(3 * block + 4 * k, sizeof *all, "scale search", err);
+    size_t e = SQ_STAT_SAMPLE * k, products = SQ_STAT_SAMPLE * SEARCH_ROWS,
+           tmp = block > products ? block : products;
+    float *all = sq_alloc_raw(2 * block + tmp + e + 4 * k, sizeof *all, "scale search", err);
     if (all == NULL) {
         return SQ_ENOMEM;
     }
     s.d = all;
-    s.tmp = all + block;
-    s.scaled = all + 2 * block;
-    s.cand = all + 3 * block;
+    s.scaled = all + block;
+    s.e = all + 2 * block;
+    s.tmp = s.e + e;
+    s.cand = s.tmp + tmp;
     s.xm = s.cand + k;
     s.wm = s.xm + k;
     if (gptq != NULL && gptq->factor != NULL) {

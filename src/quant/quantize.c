@@ -619,12 +619,12 @@ sq_status sq_quantize_run(const char *model, const char *out, const sq_quantize_
 /* ---- statistics alone ---- */
 
 /* What a tap's statistics are called and how they are stored; see sq_stat_load. */
-enum { STAT_PARTS = 4 };
+enum { STAT_PARTS = 5 };
 static const struct {
     const char *suffix;
     sq_dtype type;
 } stat_parts[STAT_PARTS] = {
-    {"sum_abs", SQ_F64}, {"max_abs", SQ_F32}, {"xx", SQ_F32}, {"rows", SQ_I64}};
+    {"sum_abs", SQ_F64}, {"max_abs", SQ_F32}, {"xx", SQ_F32}, {"sample", SQ_F32}, {"rows", SQ_I64}};
 
 /* The layout of the whole file before any work: one layer's statistics are in memory at a time. */
 static sq_status stat_specs(const job *j, sq_arena *a, sq_tensor_spec **specs, size_t *n) {
@@ -644,8 +644,10 @@ static sq_status stat_specs(const job *j, sq_arena *a, sq_tensor_spec **specs, s
             if (name == NULL) {
                 return SQ_ENOMEM;
             }
+            const int64_t shape[STAT_PARTS][2] = {
+                {k, 0}, {k, 0}, {k, k}, {SQ_STAT_SAMPLE, k}, {1, 0}};
             (*specs)[(*n)++] = (sq_tensor_spec){
-                name, stat_parts[p].type, p == 2 ? 2 : 1, {p == 3 ? 1 : k, p == 2 ? k : 0}};
+                name, stat_parts[p].type, shape[p][1] == 0 ? 1 : 2, {shape[p][0], shape[p][1]}};
         }
     }
     return *specs == NULL ? SQ_ENOMEM : SQ_OK;
@@ -654,8 +656,8 @@ static sq_status stat_specs(const job *j, sq_arena *a, sq_tensor_spec **specs, s
 static sq_status put_stat(const job *j, sq_st_writer *w, const sq_tensor_spec *specs,
                           const sq_stat *s) {
     size_t k = (size_t)s->k;
-    const void *const data[STAT_PARTS] = {s->sum_abs, s->max_abs, s->xx, &s->rows};
-    const size_t bytes[STAT_PARTS] = {k * 8, k * 4, k * k * 4, 8};
+    const void *const data[STAT_PARTS] = {s->sum_abs, s->max_abs, s->xx, s->sample, &s->rows};
+    const size_t bytes[STAT_PARTS] = {k * 8, k * 4, k * k * 4, SQ_STAT_SAMPLE * k * 4, 8};
     sq_status st =
         s->k == 0 ? sq_fail(j->err, SQ_EINTERNAL, "'%s' saw no rows", specs[0].name) : SQ_OK;
     for (int p = 0; st == SQ_OK && p < STAT_PARTS; p++) {

@@ -9,7 +9,8 @@ sq_status sq_stat_open(sq_stat *s, int64_t k, sq_error *err) {
     s->sum_abs = sq_alloc((size_t)k, sizeof *s->sum_abs, "statistics", err);
     s->max_abs = sq_alloc((size_t)k, sizeof *s->max_abs, "statistics", err);
     s->xx = sq_alloc((size_t)k, (size_t)k * sizeof *s->xx, "statistics (X'X)", err);
-    if (s->sum_abs == NULL || s->max_abs == NULL || s->xx == NULL) {
+    s->sample = sq_alloc((size_t)k, SQ_STAT_SAMPLE * sizeof *s->sample, "statistics", err);
+    if (s->sum_abs == NULL || s->max_abs == NULL || s->xx == NULL || s->sample == NULL) {
         sq_stat_close(s);
         return SQ_ENOMEM;
     }
@@ -20,7 +21,33 @@ void sq_stat_close(sq_stat *s) {
     sq_free(s->sum_abs);
     sq_free(s->max_abs);
     sq_free(s->xx);
+    sq_free(s->sample);
     *s = (sq_stat){0};
+}
+
+/* The sample holds every stride-th of the rows so far, the stride the least power of two that fits.
+ */
+static int64_t sample_stride(int64_t rows) {
+    int64_t stride = 1;
+    while ((rows + stride - 1) / stride > SQ_STAT_SAMPLE) {
+        stride *= 2;
+    }
+    return stride;
+}
+
+static void add_to_sample(sq_stat *s, const float *x) {
+    int64_t before = sample_stride(s->rows), stride = sample_stride(s->rows + 1);
+    size_t row = (size_t)s->k * sizeof *s->sample;
+    if (stride != before) {
+        s->sample_rows = (s->sample_rows + 1) / 2;
+        for (int64_t i = 1; i < s->sample_rows; i++) {
+            memcpy(s->sample + i * s->k, s->sample + 2 * i * s->k, row);
+        }
+    }
+    if (s->rows % stride == 0) {
+        memcpy(s->sample + s->sample_rows++ * s->k, x, row);
+    }
+    s->rows++;
 }
 
 void sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows) {
@@ -37,7 +64,9 @@ void sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows) {
         s->max_abs[c] = top;
     }
     sq_syrk_accumulate(x, ldx, rows, s->k, s->xx);
-    s->rows += rows;
+    for (int64_t r = 0; r < rows; r++) {
+        add_to_sample(s, x + r * ldx);
+    }
 }
 
 double sq_stat_loss(const sq_stat *s, const float *d, int64_t m, float *tmp) {
@@ -80,19 +109,27 @@ sq_status sq_stat_load(sq_stat *s, const sq_checkpoint *f, const char *name, int
     const sq_tensor *sum = part(f, name, "sum_abs", SQ_F64, n * 8),
                     *top = part(f, name, "max_abs", SQ_F32, n * 4);
     const sq_tensor *xx = part(f, name, "xx", SQ_F32, n * n * 4),
-                    *rows = part(f, name, "rows", SQ_I64, 8);
-    if (sum == NULL || top == NULL || xx == NULL || rows == NULL) {
-        return sq_fail(
-            err, SQ_EFORMAT,
-            "the statistics file does not fit the model; '%s' is missing or has another width",
-            name);
+                    *rows = part(f, name, "rows", SQ_I64, 8),
+                    *sample = part(f, name, "sample", SQ_F32, n * 4 * SQ_STAT_SAMPLE);
+    if (sum == NULL || top == NULL || xx == NULL || rows == NULL || sample == NULL) {
+        return sq_fail(err, SQ_EFORMAT,
+                       "the statistics file does not fit the model or this version; a part of '%s' "
+                       "is missing or has another width",
+                       name);
     }
     sq_status st = sq_stat_open(s, k, err);
     if (st == SQ_OK) {
         memcpy(s->sum_abs, sum->data, sum->bytes);
         memcpy(s->max_abs, top->data, top->bytes);
         memcpy(s->xx, xx->data, xx->bytes);
+        memcpy(s->sample, sample->data, sample->bytes);
         memcpy(&s->rows, rows->data, 8);
+        if (s->rows < 1 || s->rows > INT64_MAX / 2) {
+            return sq_fail(err, SQ_EFORMAT, "the statistics of '%s' are of %lld rows", name,
+                           (long long)s->rows);
+        }
+        int64_t stride = sample_stride(s->rows);
+        s->sample_rows = (s->rows + stride - 1) / stride;
     }
     return st;
 }

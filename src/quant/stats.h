@@ -1,15 +1,19 @@
-/* Statistics of one distinct linear input: mean |x|, max |x|, X'X. Every method is a function of
- * weights and these; they are sums, so runs over different data can be added. */
+/* Statistics of one distinct linear input: mean |x|, max |x|, X'X and some of its rows. Every
+ * method is a function of weights and these. */
 #ifndef SQ_QUANT_STATS_H
 #define SQ_QUANT_STATS_H
 
 #include "model/model.h"
+
+enum { SQ_STAT_SAMPLE = 128 }; /* rows kept at most, evenly spaced */
 
 typedef struct sq_stat {
     int64_t k, rows;
     double *sum_abs; /* [k] */
     float *max_abs;  /* [k] */
     float *xx;       /* [k][k] */
+    float *sample;   /* [SQ_STAT_SAMPLE][k], the first sample_rows of them used */
+    int64_t sample_rows;
 } sq_stat;
 
 sq_status sq_stat_open(sq_stat *s, int64_t k, sq_error *err);
@@ -27,8 +31,8 @@ typedef struct sq_stat_set {
 sq_status sq_stat_set_sink(void *user, int tap, const float *x, int64_t ldx, int64_t rows,
                            int64_t k, sq_error *err);
 
-/* A file with every tap: NAME.sum_abs (F64), .max_abs, .xx (F32), .rows (I64), NAME the tap's first
- * linear. */
+/* A file with every tap: NAME.sum_abs (F64), .max_abs, .xx, .sample (F32), .rows (I64), NAME the
+ * tap's first linear. */
 sq_status sq_stat_load(sq_stat *s, const sq_checkpoint *file, const char *name, int64_t k,
                        sq_error *err);
 

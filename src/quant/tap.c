@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "quant/awq.h"
+#include "quant/inputs.h"
 #include "quant/ranges.h"
 #include "quant/refine.h"
 
@@ -14,13 +15,14 @@ typedef struct tap {
     const sq_stat *stat; /* NULL: none, or none that can be used */
     int mse;             /* without statistics: search ranges by the weights' own error */
     float *d, *tmp;      /* [ROW_BLOCK][k] */
+    float *e;            /* [SQ_STAT_SAMPLE][k + ERROR_ROWS]: rounding of the inputs */
     float *ws;           /* one linear's weights times the scale */
     float *scale, *h;    /* [k]: the best scale; what a column's error weighs in the range search */
     sq_gptq gptq;        /* of the scale at hand; factor NULL: none */
 } tap;
 
 /* Mean squared output error a row of what the codes stand for, over at most ERROR_ROWS output rows,
- * evenly spaced. */
+ * evenly spaced, and of the inputs' rounding where they are rounded. */
 static double stored_error(const tap *t, int l, const sq_codes *c, const float *scale) {
     int64_t n = c->n, k = t->g->k, step = (n + ERROR_ROWS - 1) / ERROR_ROWS, seen = 0;
     double sum = 0;
@@ -41,8 +43,12 @@ static double stored_error(const tap *t, int l, const sq_codes *c, const float *
         }
         seen += rows;
     }
-    double rows = t->stat == NULL || t->stat->rows == 0 ? 1 : (double)t->stat->rows;
-    return sum / rows * (double)n / (double)seen;
+    double rows = t->stat == NULL || t->stat->rows == 0 ? 1 : (double)t->stat->rows, inputs = 0;
+    if (t->stat != NULL && c->grid.act_bits != 0) {
+        sq_inputs_error(t->stat, scale, c->grid.act_symmetric, t->e);
+        inputs = sq_inputs_loss(t->stat, t->e, t->g->w[l], n, step, t->e + SQ_STAT_SAMPLE * k);
+    }
+    return sum / rows * (double)n / (double)seen + inputs;
 }
 
 /* ---- one linear ---- */
@@ -221,15 +227,17 @@ sq_status sq_quantize_tap(const sq_tap_group *g, const sq_stat *stat, int may_sc
     t.ws = sq_alloc_raw(rows, k * sizeof(float), "scaled weights", err);
     t.d = sq_alloc_raw(ROW_BLOCK, k * sizeof(float), "errors of rows", err);
     t.tmp = sq_alloc_raw(ROW_BLOCK, k * sizeof(float), "errors of rows", err);
+    t.e = sq_alloc_raw(SQ_STAT_SAMPLE, (k + ERROR_ROWS) * sizeof(float), "errors of inputs", err);
     t.scale = sq_alloc_raw(k, sizeof(float), "a scale", err);
     t.h = sq_alloc_raw(k, sizeof(float), "a scale", err);
-    sq_status st = t.ws == NULL || t.d == NULL || t.tmp == NULL || t.scale == NULL || t.h == NULL
+    sq_status st = t.ws == NULL || t.d == NULL || t.tmp == NULL || t.e == NULL || t.scale == NULL ||
+                           t.h == NULL
                        ? SQ_ENOMEM
                        : run(&t, may_scale, out, err);
     for (int l = 0; why != NULL && l < g->n; l++) {
         out->fallback[l] = why;
     }
-    float *const all[] = {t.ws, t.d, t.tmp, t.scale, t.h};
+    float *const all[] = {t.ws, t.d, t.tmp, t.e, t.scale, t.h};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         sq_free(all[i]);
     }
