@@ -1,13 +1,19 @@
 #include "quant/inputs.h"
 
+#include <math.h>
+
 void sq_inputs_error(const sq_stat *s, const float *scale, int symmetric, float *e) {
     int64_t k = s->k;
     for (int64_t i = 0; i < s->sample_rows * k; i++) {
         e[i] = s->sample[i] / (scale == NULL ? 1.0f : scale[i % k]);
     }
     sq_fake_quantize_rows(e, k, s->sample_rows, k, symmetric);
-    for (int64_t i = 0; i < s->sample_rows * k; i++) {
-        e[i] = e[i] * (scale == NULL ? 1.0f : scale[i % k]) - s->sample[i];
+    for (int64_t r = 0; r < s->sample_rows; r++) {
+        const float *x = s->sample + r * k;
+        float root = sqrtf(sq_stat_row_weight(x, k)), *to = e + r * k;
+        for (int64_t c = 0; c < k; c++) {
+            to[c] = root * (to[c] * (scale == NULL ? 1.0f : scale[c]) - x[c]);
+        }
     }
 }
 

@@ -4,13 +4,17 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { BLOCK_ROWS = 256 };
+
 sq_status sq_stat_open(sq_stat *s, int64_t k, sq_error *err) {
     *s = (sq_stat){.k = k};
     s->sum_abs = sq_alloc((size_t)k, sizeof *s->sum_abs, "statistics", err);
     s->max_abs = sq_alloc((size_t)k, sizeof *s->max_abs, "statistics", err);
     s->xx = sq_alloc((size_t)k, (size_t)k * sizeof *s->xx, "statistics (X'X)", err);
     s->sample = sq_alloc((size_t)k, SQ_STAT_SAMPLE * sizeof *s->sample, "statistics", err);
-    if (s->sum_abs == NULL || s->max_abs == NULL || s->xx == NULL || s->sample == NULL) {
+    s->block = sq_alloc((size_t)k, BLOCK_ROWS * sizeof *s->block, "statistics", err);
+    if (s->sum_abs == NULL || s->max_abs == NULL || s->xx == NULL || s->sample == NULL ||
+        s->block == NULL) {
         sq_stat_close(s);
         return SQ_ENOMEM;
     }
@@ -22,6 +26,7 @@ void sq_stat_close(sq_stat *s) {
     sq_free(s->max_abs);
     sq_free(s->xx);
     sq_free(s->sample);
+    sq_free(s->block);
     *s = (sq_stat){0};
 }
 
@@ -50,6 +55,25 @@ static void add_to_sample(sq_stat *s, const float *x) {
     s->rows++;
 }
 
+float sq_stat_row_weight(const float *x, int64_t k) {
+    double sum = 0;
+    for (int64_t c = 0; c < k; c++) {
+        sum += (double)x[c] * (double)x[c];
+    }
+    return sum == 0 ? 0.0f : (float)(1 / sqrt(sum / (double)k));
+}
+
+static void add_moments(sq_stat *s, const float *x, int64_t ldx, int64_t rows) {
+#pragma omp parallel for schedule(static) if (s->k * rows > 16384)
+    for (int64_t r = 0; r < rows; r++) {
+        float root = sqrtf(sq_stat_row_weight(x + r * ldx, s->k));
+        for (int64_t c = 0; c < s->k; c++) {
+            s->block[r * s->k + c] = root * x[r * ldx + c];
+        }
+    }
+    sq_syrk_accumulate(s->block, s->k, rows, s->k, s->xx);
+}
+
 void sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows) {
 #pragma omp parallel for schedule(static) if (s->k * rows > 16384)
     for (int64_t c = 0; c < s->k; c++) {
@@ -63,7 +87,9 @@ void sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows) {
         s->sum_abs[c] += sum;
         s->max_abs[c] = top;
     }
-    sq_syrk_accumulate(x, ldx, rows, s->k, s->xx);
+    for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
+        add_moments(s, x + r * ldx, ldx, rows - r < BLOCK_ROWS ? rows - r : BLOCK_ROWS);
+    }
     for (int64_t r = 0; r < rows; r++) {
         add_to_sample(s, x + r * ldx);
     }

@@ -1,5 +1,9 @@
 /* Statistics of one distinct linear input: mean |x|, max |x|, X'X and some of its rows. Every
- * method is a function of weights and these. */
+ * method is a function of weights and these.
+ *
+ * In X'X and in every error made from it a row counts by sq_stat_row_weight: the few tokens that
+ * attention sinks on have inputs hundreds of times as long as all others and would rule the sum,
+ * though what they become hardly matters. */
 #ifndef SQ_QUANT_STATS_H
 #define SQ_QUANT_STATS_H
 
@@ -11,14 +15,17 @@ typedef struct sq_stat {
     int64_t k, rows;
     double *sum_abs; /* [k] */
     float *max_abs;  /* [k] */
-    float *xx;       /* [k][k] */
+    float *xx;       /* [k][k], of rows times the root of their weight */
     float *sample;   /* [SQ_STAT_SAMPLE][k], the first sample_rows of them used */
     int64_t sample_rows;
+    float *block; /* scratch: rows times the root of their weight */
 } sq_stat;
 
 sq_status sq_stat_open(sq_stat *s, int64_t k, sq_error *err);
 void sq_stat_close(sq_stat *s);
 void sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows);
+/* 1 / rms(x); 0 of a row of zeros. */
+float sq_stat_row_weight(const float *x, int64_t k);
 
 /* trace(d X'X d') over rows of d[m][k]; tmp [m][k]. */
 double sq_stat_loss(const sq_stat *s, const float *d, int64_t m, float *tmp);

@@ -27,9 +27,10 @@ typedef struct sq_tap_group {
 } sq_tap_group;
 
 typedef struct sq_tap_result {
-    float *scale;                         /* [k]; NULL: none */
-    sq_codes codes[SQ_TAP_LINEARS];       /* of W * scale */
-    double error[SQ_TAP_LINEARS];         /* mean squared output error a row, of what is stored */
+    float *scale;                   /* [k]; NULL: none */
+    sq_codes codes[SQ_TAP_LINEARS]; /* of W * scale */
+    double error[SQ_TAP_LINEARS]; /* mean squared output error a row, weighted (stats.h), of what is
+                                     stored */
     double rtn_error[SQ_TAP_LINEARS];     /* of round to nearest without scale and clip */
     const char *method[SQ_TAP_LINEARS];   /* "rtn", "awq", "gptq", "awq+gptq": what it came to */
     const char *fallback[SQ_TAP_LINEARS]; /* why plain rounding was taken; NULL */

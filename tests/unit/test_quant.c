@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "quant/inputs.h"
 #include "quant/policy.h"
 #include "quant/quant.h"
 #include "quant/ranges.h"
@@ -51,6 +52,62 @@ static int teardown(void **state) {
 
 static void path_of(char *out, size_t cap, const char *name) {
     snprintf(out, cap, "%s/%s", dir, name);
+}
+
+/* ---- statistics ---- */
+
+/* X'X counts a row by 1 / rms, the sample is every stride-th row whatever the pieces that came, and
+ * the cost of rounded inputs is that of the rows themselves. */
+static void statistics_weigh_rows(void **state) {
+    (void)state;
+    enum { K = 12, ROWS = 700, N = 5 };
+    static float x[ROWS * K], w[N * K], e[SQ_STAT_SAMPLE * K], tmp[SQ_STAT_SAMPLE * N];
+    static double xx[K * K];
+    uint32_t seed = 7;
+    sq_stat s;
+    for (int i = 0; i < ROWS * K + N * K; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        float v = (float)(seed >> 8) / 8388608.0f - 1.0f;
+        *(i < ROWS * K ? &x[i] : &w[i - ROWS * K]) = i < K ? 300.0f * v : v; /* a sink */
+    }
+    memset(x + 3 * K, 0, K * sizeof *x);
+    assert_int_equal(sq_stat_open(&s, K, NULL), SQ_OK);
+    for (int64_t at = 0, n = 1; at < ROWS; at += n, n = n * 3 % 301) {
+        sq_stat_add(&s, x + at * K, K, at + n < ROWS ? n : ROWS - at);
+    }
+    for (int r = 0; r < ROWS; r++) {
+        double sum = 0;
+        for (int c = 0; c < K; c++) {
+            sum += (double)x[r * K + c] * (double)x[r * K + c];
+        }
+        for (int i = 0; sum > 0 && i < K * K; i++) {
+            xx[i] += (double)x[r * K + i / K] * (double)x[r * K + i % K] / sqrt(sum / K);
+        }
+    }
+    for (int i = 0; i < K * K; i++) {
+        assert_true(fabs((double)s.xx[i] - xx[i]) <= 1e-3);
+    }
+    assert_int_equal(s.rows, ROWS);
+    assert_int_equal(s.sample_rows, 88); /* every eighth */
+    for (int r = 0; r < 88; r++) {
+        assert_memory_equal(s.sample + r * K, x + 8 * r * K, K * sizeof *x);
+    }
+    double want = 0;
+    for (int r = 0; r < 88; r++) {
+        float row[K];
+        memcpy(row, x + 8 * r * K, sizeof row);
+        sq_fake_quantize_rows(row, K, 1, K, 1);
+        for (int n = 0; n < N; n++) {
+            double d = 0;
+            for (int c = 0; c < K; c++) {
+                d += (double)(row[c] - x[8 * r * K + c]) * (double)w[n * K + c];
+            }
+            want += d * d * (double)sq_stat_row_weight(x + 8 * r * K, K) / 88;
+        }
+    }
+    sq_inputs_error(&s, NULL, 1, e);
+    assert_true(fabs(sq_inputs_loss(&s, e, w, N, 1, tmp) / want - 1) <= 1e-3);
+    sq_stat_close(&s);
 }
 
 /* ---- GPTQ against the published algorithm in float64 (tests/oracle/gen_gptq.py) ---- */
@@ -652,6 +709,7 @@ int main(void) {
         cmocka_unit_test(profiles),
         cmocka_unit_test(inputs_are_rounded_per_row),
         cmocka_unit_test(schemes_and_methods),
+        cmocka_unit_test(statistics_weigh_rows),
         cmocka_unit_test(gptq_as_published),
         cmocka_unit_test(gptq_without_a_factor),
         cmocka_unit_test(steps_go_downhill),
