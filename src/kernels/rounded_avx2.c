@@ -80,7 +80,9 @@ static inline __m128 block_scales(const sq_weight *w, const float *scales, int64
         return _mm_loadu_ps(scales + at);
     }
     if (per == 2 && at + 4 <= 2 * groups) {
-        __m128 two = _mm_castpd_ps(_mm_load_sd((const double *)(const void *)(scales + at / 2)));
+        double pair;
+        memcpy(&pair, scales + at / 2, sizeof pair);
+        __m128 two = _mm_castpd_ps(_mm_set_sd(pair));
         return _mm_unpacklo_ps(two, two);
     }
     float s[4];
