@@ -4,6 +4,8 @@
 #define SQ_KERNELS_INTERNAL_H
 
 #include "base/mem.h"
+#include <math.h>
+
 #include "kernels/kernels.h"
 
 /* CPU features as bits; an ISA row needs a set of them. */
@@ -53,10 +55,29 @@ static inline int64_t sq_weight_pieces(const sq_weight *w) {
     return w->k_padded / sq_weight_piece(w);
 }
 static inline int64_t sq_weight_stride(const sq_weight *w) {
-    return (sq_weight_piece(w) + 31) / 32 * 32;
+    return sq_round_up(sq_weight_piece(w), 32);
 }
 /* Four bits: codes -8..7; eight: -128..127. */
 static inline int sq_weight_middle(const sq_weight *w) { return w->kind == SQ_W_Q4 ? 8 : 128; }
+
+/* Rows of 8-bit codes, from a row's sum of code * x over n columns. */
+typedef int32_t (*sq_dot_i8)(const uint8_t *codes, const int8_t *x, int64_t n);
+static inline void sq_gemv_i8(sq_dot_i8 dot, const sq_weight *w, int64_t row0, int64_t rows,
+                              const sq_rounded *x, float *y) {
+    int64_t piece = sq_weight_piece(w), stride = sq_weight_stride(w), pieces = sq_weight_pieces(w),
+            per = w->group / piece;
+    for (int64_t r = 0; r < rows; r++) {
+        const uint8_t *codes = sq_weight_row(w, row0 + r);
+        const float *scales = w->scales + (row0 + r) * sq_weight_groups(w);
+        float acc[4] = {0};
+        for (int64_t p = 0; p < pieces; p++) {
+            int32_t d = dot(codes + p * piece, x->codes + p * stride, piece);
+            d -= 128 * x->sums[p];
+            acc[p % 4] = fmaf(scales[p / per], (float)d, acc[p % 4]);
+        }
+        y[r] = (acc[0] + acc[1]) + (acc[2] + acc[3]);
+    }
+}
 
 /* A panel: up to two bytes a code of 16 rows, then scales [pieces][16]. */
 enum { SQ_PANEL = 16 };

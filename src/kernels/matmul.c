@@ -134,7 +134,7 @@ static void many(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, 
                  float *y, int64_t ldy) {
     int64_t panel = PANEL_FLOATS / w->k / 16 * 16;
     panel = panel < 16 ? 16 : panel > 128 ? 128 : panel;
-    int64_t panels = (w->n + panel - 1) / panel;
+    int64_t panels = sq_ceil_div(w->n, panel);
 #pragma omp parallel for schedule(dynamic, 1)                                                      \
     num_threads(sq_threads()) if (w->n * w->k * rows > MANY_WORK)
     for (int64_t t = 0; t < panels; t++) {
@@ -169,7 +169,7 @@ void sq_matmul(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, co
 void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
               int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
     const int64_t tile = 128;
-    int64_t tm = (m + tile - 1) / tile, tn = (n + tile - 1) / tile;
+    int64_t tm = sq_ceil_div(m, tile), tn = sq_ceil_div(n, tile);
     if (omp_in_parallel() || tm * tn == 1) {
         sq_sgemm_serial(0, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
         return;
@@ -185,7 +185,7 @@ void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const f
 
 void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, float *c) {
     const int64_t tile = 128;
-    int64_t tiles = (k + tile - 1) / tile;
+    int64_t tiles = sq_ceil_div(k, tile);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads()) if (k > tile)
     for (int64_t t = 0; t < tiles * tiles; t++) {
         int64_t i = t / tiles * tile, j = t % tiles * tile;

@@ -85,13 +85,11 @@ typedef struct block {
     int64_t columns, codes_row, sums_row;
 } block;
 
-static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
 static int reserve(block *b, const sq_weight *w, int64_t rows) {
-    b->columns = up(sq_weight_pieces(w) * sq_weight_stride(w), SQ_CHUNK_COLUMNS);
+    b->columns = sq_round_up(sq_weight_pieces(w) * sq_weight_stride(w), SQ_CHUNK_COLUMNS);
     b->codes_row =
         b->columns + (w->kind == SQ_W_Q4 ? sq_weight_chunks(w) * SQ_CHUNK_COLUMNS : 2 * b->columns);
-    b->sums_row = up(sq_weight_pieces(w), 4);
+    b->sums_row = sq_round_up(sq_weight_pieces(w), 4);
     size_t bytes =
         (size_t)rows * ((size_t)b->codes_row + (size_t)b->sums_row * 4 + sizeof(sq_rounded));
     char *p = (char *)sq_thread_scratch(2, bytes / sizeof(float) + 1);

@@ -98,19 +98,7 @@ static inline int32_t dot_i8(const uint8_t *codes, const int8_t *x, int64_t n) {
 }
 
 static void gemv_i8(const sq_weight *w, int64_t row0, int64_t rows, const sq_rounded *x, float *y) {
-    int64_t piece = sq_weight_piece(w), stride = sq_weight_stride(w), pieces = sq_weight_pieces(w),
-            per = w->group / piece;
-    for (int64_t r = 0; r < rows; r++) {
-        const uint8_t *codes = sq_weight_row(w, row0 + r);
-        const float *scales = w->scales + (row0 + r) * sq_weight_groups(w);
-        float acc[4] = {0};
-        for (int64_t p = 0; p < pieces; p++) {
-            int32_t d = dot_i8(codes + p * piece, x->codes + p * stride, piece);
-            d -= 128 * x->sums[p];
-            acc[p % 4] = fmaf(scales[p / per], (float)d, acc[p % 4]);
-        }
-        y[r] = (acc[0] + acc[1]) + (acc[2] + acc[3]);
-    }
+    sq_gemv_i8(dot_i8, w, row0, rows, x, y);
 }
 
 static void int_panel(const sq_weight *w, int64_t row0, int64_t n, uint8_t *panel) {

@@ -81,7 +81,7 @@ static inline int64_t sq_config_tile_rows(const sq_config *c) {
     return side * side + (c->tower->class_embed != NULL);
 }
 static inline int64_t sq_config_tile_tokens(const sq_config *c) {
-    int64_t side = (sq_config_tile_side(c) + c->merge - 1) / c->merge;
+    int64_t side = sq_ceil_div(sq_config_tile_side(c), c->merge);
     return c->merge > 1 ? side * side : sq_config_tile_rows(c) - c->drop_first;
 }
 

@@ -49,7 +49,7 @@ static void gather(const sq_tower_run *t, const float *tile, int64_t wide, int64
         memcpy(to, tile + (k + c->drop_first) * wide, (size_t)wide * sizeof *to);
         return;
     }
-    int64_t cells = (side + m - 1) / m, first = sq_config_tile_rows(c) - side * side;
+    int64_t cells = sq_ceil_div(side, m), first = sq_config_tile_rows(c) - side * side;
     int64_t row = c->column_major ? k % cells : k / cells,
             col = c->column_major ? k / cells : k % cells;
     for (int64_t i = 0; i < m * m; i++) {

@@ -47,7 +47,7 @@ static double candidate_loss(const scale_search *s, const float *scale) {
     int64_t k = s->g->k;
     for (int l = 0; l < s->g->n; l++) {
         int64_t n = s->g->linears[l]->weight.n, step = (n + SEARCH_ROWS - 1) / SEARCH_ROWS,
-                rows = (n + step - 1) / step;
+                rows = sq_ceil_div(n, step);
 #pragma omp parallel for schedule(static)
         for (int64_t i = 0; i < rows; i++) {
             row_error(&s->g->grids[l], s->g->w[l] + i * step * k, scale, s->scaled + i * k,

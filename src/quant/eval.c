@@ -39,7 +39,7 @@ static sq_status eval_text(side *m, side *other, const sq_eval_options *o,
     sq_status st;
     SQ_TRY(sq_file_read(o->text, (size_t)1 << 32, &text, &len, err));
     SQ_TRY(sq_tokenizer_encode(m->front.tokenizer, text, len, 1, 0, &ids, err));
-    int64_t windows = ((int64_t)ids.len + window - 1) / window;
+    int64_t windows = sq_ceil_div((int64_t)ids.len, window);
     windows = o->windows > 0 && o->windows < windows ? o->windows : windows;
     for (; n < windows; n++) {
         sq_prompt p;

@@ -19,7 +19,7 @@ void sq_inputs_error(const sq_stat *s, const float *scale, int symmetric, float 
 
 double sq_inputs_loss(const sq_stat *s, const float *e, const float *w, int64_t n, int64_t step,
                       float *tmp) {
-    int64_t cols = (n + step - 1) / step;
+    int64_t cols = sq_ceil_div(n, step);
     double sum = 0;
     if (s->sample_rows == 0) {
         return 0;

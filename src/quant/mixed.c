@@ -84,8 +84,8 @@ sq_status sq_mixed_open(sq_mixed *m, sq_plan *plan, const sq_net *net, double ta
  * rows. */
 static sq_status measure(const sq_mixed *m, sq_mixed_tap *t, const sq_plan_row *r,
                          const sq_stat *stat, double *energy, sq_error *err) {
-    int64_t n = r->linear->weight.n, k = r->linear->weight.k,
-            step = (n + SAMPLE_ROWS - 1) / SAMPLE_ROWS, rows = (n + step - 1) / step;
+    int64_t n = r->linear->weight.n, k = r->linear->weight.k, step = sq_ceil_div(n, SAMPLE_ROWS),
+            rows = sq_ceil_div(n, step);
     size_t block = (size_t)(rows * k);
     float *w = sq_alloc_raw(3 * block, sizeof *w, "a mixed plan", err);
     if (w == NULL) {

@@ -618,50 +618,40 @@ sq_status sq_quantize_run(const char *model, const char *out, const sq_quantize_
 
 /* ---- statistics alone ---- */
 
-/* What a tap's statistics are called and how they are stored; see sq_stat_load. */
-enum { STAT_PARTS = 5 };
-static const struct {
-    const char *suffix;
-    sq_dtype type;
-} stat_parts[STAT_PARTS] = {
-    {"sum_abs", SQ_F64}, {"max_abs", SQ_F32}, {"xx", SQ_F32}, {"sample", SQ_F32}, {"rows", SQ_I64}};
-
 /* The layout of the whole file before any work: one layer's statistics are in memory at a time. */
 static sq_status stat_specs(const job *j, sq_arena *a, sq_tensor_spec **specs, size_t *n) {
     const sq_config *c = &j->net->config;
     const sq_block_rows *rows = &c->text->text;
     int first = j->net->layers[0].linears[SQ_L_Q].tap, taps = (int)c->layers * rows->n_taps;
     *n = 0;
-    *specs = sq_arena_alloc(a, (size_t)taps * STAT_PARTS, sizeof **specs, j->err);
+    *specs = sq_arena_alloc(a, (size_t)taps * SQ_STAT_PARTS, sizeof **specs, j->err);
     for (int t = 0; *specs != NULL && t < taps; t++) {
         int64_t k = 0;
         for (size_t r = 0; r < rows->n_linears; r++) {
             k = rows->linears[r].tap == t % rows->n_taps ? c->dims[rows->linears[r].in] : k;
         }
-        for (int p = 0; p < STAT_PARTS; p++) {
+        sq_stat_part parts[SQ_STAT_PARTS];
+        sq_stat_parts(&(sq_stat){0}, k, parts);
+        for (int p = 0; p < SQ_STAT_PARTS; p++) {
             char *name = sq_arena_printf(a, j->err, "%s.%s", sq_net_tap_name(j->net, first + t),
-                                         stat_parts[p].suffix);
+                                         parts[p].suffix);
             if (name == NULL) {
                 return SQ_ENOMEM;
             }
-            const int64_t shape[STAT_PARTS][2] = {
-                {k, 0}, {k, 0}, {k, k}, {SQ_STAT_SAMPLE, k}, {1, 0}};
             (*specs)[(*n)++] = (sq_tensor_spec){
-                name, stat_parts[p].type, shape[p][1] == 0 ? 1 : 2, {shape[p][0], shape[p][1]}};
+                name, parts[p].type, parts[p].rank, {parts[p].shape[0], parts[p].shape[1]}};
         }
     }
     return *specs == NULL ? SQ_ENOMEM : SQ_OK;
 }
 
-static sq_status put_stat(const job *j, sq_st_writer *w, const sq_tensor_spec *specs,
-                          const sq_stat *s) {
-    size_t k = (size_t)s->k;
-    const void *const data[STAT_PARTS] = {s->sum_abs, s->max_abs, s->xx, s->sample, &s->rows};
-    const size_t bytes[STAT_PARTS] = {k * 8, k * 4, k * k * 4, SQ_STAT_SAMPLE * k * 4, 8};
+static sq_status put_stat(const job *j, sq_st_writer *w, const sq_tensor_spec *specs, sq_stat *s) {
+    sq_stat_part parts[SQ_STAT_PARTS];
     sq_status st =
         s->k == 0 ? sq_fail(j->err, SQ_EINTERNAL, "'%s' saw no rows", specs[0].name) : SQ_OK;
-    for (int p = 0; st == SQ_OK && p < STAT_PARTS; p++) {
-        st = sq_st_writer_put(w, specs[p].name, data[p], bytes[p], j->err);
+    sq_stat_parts(s, s->k, parts);
+    for (int p = 0; st == SQ_OK && p < SQ_STAT_PARTS; p++) {
+        st = sq_st_writer_put(w, specs[p].name, parts[p].data, parts[p].bytes, j->err);
     }
     return st;
 }
@@ -681,7 +671,7 @@ static sq_status write_stats(job *j, const char *dir) {
         sq_stat stats[8] = {{0}};
         st = layer_stats(j, l, stats, 1, 0);
         for (int t = 0; st == SQ_OK && t < taps; t++) {
-            st = put_stat(j, w, specs + (l * taps + t) * STAT_PARTS, &stats[t]);
+            st = put_stat(j, w, specs + (l * taps + t) * SQ_STAT_PARTS, &stats[t]);
         }
         close_stats(stats, 8);
         SQ_TRY(st);

@@ -12,9 +12,7 @@ sq_status sq_stat_open(sq_stat *s, int64_t k, sq_error *err) {
     s->max_abs = sq_alloc((size_t)k, sizeof *s->max_abs, "statistics", err);
     s->xx = sq_alloc((size_t)k, (size_t)k * sizeof *s->xx, "statistics (X'X)", err);
     s->sample = sq_alloc((size_t)k, SQ_STAT_SAMPLE * sizeof *s->sample, "statistics", err);
-    s->block = sq_alloc((size_t)k, BLOCK_ROWS * sizeof *s->block, "statistics", err);
-    if (s->sum_abs == NULL || s->max_abs == NULL || s->xx == NULL || s->sample == NULL ||
-        s->block == NULL) {
+    if (s->sum_abs == NULL || s->max_abs == NULL || s->xx == NULL || s->sample == NULL) {
         sq_stat_close(s);
         return SQ_ENOMEM;
     }
@@ -34,7 +32,7 @@ void sq_stat_close(sq_stat *s) {
  */
 static int64_t sample_stride(int64_t rows) {
     int64_t stride = 1;
-    while ((rows + stride - 1) / stride > SQ_STAT_SAMPLE) {
+    while (sq_ceil_div(rows, stride) > SQ_STAT_SAMPLE) {
         stride *= 2;
     }
     return stride;
@@ -74,7 +72,13 @@ static void add_moments(sq_stat *s, const float *x, int64_t ldx, int64_t rows) {
     sq_syrk_accumulate(s->block, s->k, rows, s->k, s->xx);
 }
 
-void sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows) {
+sq_status sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows, sq_error *err) {
+    if (s->block == NULL) {
+        s->block = sq_alloc((size_t)s->k, BLOCK_ROWS * sizeof *s->block, "statistics", err);
+        if (s->block == NULL) {
+            return SQ_ENOMEM;
+        }
+    }
 #pragma omp parallel for schedule(static) if (s->k * rows > 16384)
     for (int64_t c = 0; c < s->k; c++) {
         double sum = 0;
@@ -93,6 +97,7 @@ void sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows) {
     for (int64_t r = 0; r < rows; r++) {
         add_to_sample(s, x + r * ldx);
     }
+    return SQ_OK;
 }
 
 double sq_stat_loss(const sq_stat *s, const float *d, int64_t m, float *tmp) {
@@ -111,51 +116,42 @@ sq_status sq_stat_set_sink(void *user, int tap, const float *x, int64_t ldx, int
         return SQ_OK;
     }
     sq_stat *s = &set->stats[tap - set->first];
-    if (s->k == 0) {
-        sq_status st = sq_stat_open(s, k, err);
-        if (st != SQ_OK) {
-            return st;
-        }
-    }
-    sq_stat_add(s, x, ldx, rows);
-    return SQ_OK;
+    sq_status st = s->k == 0 ? sq_stat_open(s, k, err) : SQ_OK;
+    return st == SQ_OK ? sq_stat_add(s, x, ldx, rows, err) : st;
 }
 
-static const sq_tensor *part(const sq_checkpoint *f, const char *name, const char *what, sq_dtype t,
-                             size_t bytes) {
-    char key[600];
-    snprintf(key, sizeof key, "%s.%s", name, what);
-    const sq_tensor *x = sq_checkpoint_find(f, key);
-    return x != NULL && x->dtype == t && x->bytes == bytes ? x : NULL;
+void sq_stat_parts(sq_stat *s, int64_t k, sq_stat_part out[SQ_STAT_PARTS]) {
+    size_t n = (size_t)k, sample = SQ_STAT_SAMPLE;
+    const sq_stat_part parts[SQ_STAT_PARTS] = {
+        {"sum_abs", SQ_F64, 1, {k}, s->sum_abs, n * sizeof *s->sum_abs},
+        {"max_abs", SQ_F32, 1, {k}, s->max_abs, n * sizeof *s->max_abs},
+        {"xx", SQ_F32, 2, {k, k}, s->xx, n * n * sizeof *s->xx},
+        {"sample", SQ_F32, 2, {SQ_STAT_SAMPLE, k}, s->sample, sample * n * sizeof *s->sample},
+        {"rows", SQ_I64, 1, {1}, &s->rows, sizeof s->rows}};
+    memcpy(out, parts, sizeof parts);
 }
 
 sq_status sq_stat_load(sq_stat *s, const sq_checkpoint *f, const char *name, int64_t k,
                        sq_error *err) {
-    size_t n = (size_t)k;
-    const sq_tensor *sum = part(f, name, "sum_abs", SQ_F64, n * 8),
-                    *top = part(f, name, "max_abs", SQ_F32, n * 4);
-    const sq_tensor *xx = part(f, name, "xx", SQ_F32, n * n * 4),
-                    *rows = part(f, name, "rows", SQ_I64, 8),
-                    *sample = part(f, name, "sample", SQ_F32, n * 4 * SQ_STAT_SAMPLE);
-    if (sum == NULL || top == NULL || xx == NULL || rows == NULL || sample == NULL) {
-        return sq_fail(err, SQ_EFORMAT,
-                       "the statistics file does not fit the model or this version; a part of '%s' "
-                       "is missing or has another width",
-                       name);
-    }
+    sq_stat_part parts[SQ_STAT_PARTS];
     sq_status st = sq_stat_open(s, k, err);
-    if (st == SQ_OK) {
-        memcpy(s->sum_abs, sum->data, sum->bytes);
-        memcpy(s->max_abs, top->data, top->bytes);
-        memcpy(s->xx, xx->data, xx->bytes);
-        memcpy(s->sample, sample->data, sample->bytes);
-        memcpy(&s->rows, rows->data, 8);
-        if (s->rows < 1 || s->rows > INT64_MAX / 2) {
-            return sq_fail(err, SQ_EFORMAT, "the statistics of '%s' are of %lld rows", name,
-                           (long long)s->rows);
+    sq_stat_parts(s, k, parts);
+    for (int p = 0; st == SQ_OK && p < SQ_STAT_PARTS; p++) {
+        char key[600];
+        snprintf(key, sizeof key, "%s.%s", name, parts[p].suffix);
+        const sq_tensor *t = sq_checkpoint_find(f, key);
+        if (t == NULL || t->dtype != parts[p].type || t->bytes != parts[p].bytes) {
+            return sq_fail(err, SQ_EFORMAT,
+                           "the statistics file does not fit the model or this version; a part of "
+                           "'%s' is missing or has another width",
+                           name);
         }
-        int64_t stride = sample_stride(s->rows);
-        s->sample_rows = (s->rows + stride - 1) / stride;
+        memcpy(parts[p].data, t->data, t->bytes);
     }
+    if (st == SQ_OK && (s->rows < 1 || s->rows > INT64_MAX / 2)) {
+        return sq_fail(err, SQ_EFORMAT, "the statistics of '%s' are of %lld rows", name,
+                       (long long)s->rows);
+    }
+    s->sample_rows = st == SQ_OK ? sq_ceil_div(s->rows, sample_stride(s->rows)) : 0;
     return st;
 }

@@ -18,12 +18,12 @@ typedef struct sq_stat {
     float *xx;       /* [k][k], of rows times the root of their weight */
     float *sample;   /* [SQ_STAT_SAMPLE][k], the first sample_rows of them used */
     int64_t sample_rows;
-    float *block; /* scratch: rows times the root of their weight */
+    float *block; /* scratch of sq_stat_add: rows times the root of their weight */
 } sq_stat;
 
 sq_status sq_stat_open(sq_stat *s, int64_t k, sq_error *err);
 void sq_stat_close(sq_stat *s);
-void sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows);
+sq_status sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows, sq_error *err);
 /* 1 / rms(x); 0 of a row of zeros. */
 float sq_stat_row_weight(const float *x, int64_t k);
 
@@ -38,8 +38,18 @@ typedef struct sq_stat_set {
 sq_status sq_stat_set_sink(void *user, int tap, const float *x, int64_t ldx, int64_t rows,
                            int64_t k, sq_error *err);
 
-/* A file with every tap: NAME.sum_abs (F64), .max_abs, .xx, .sample (F32), .rows (I64), NAME the
- * tap's first linear. */
+/* What a file of statistics holds of a tap: tensors NAME.suffix, NAME the tap's first linear. */
+enum { SQ_STAT_PARTS = 5 };
+typedef struct sq_stat_part {
+    const char *suffix;
+    sq_dtype type;
+    int rank;
+    int64_t shape[2];
+    void *data; /* of s; NULL while s is closed */
+    size_t bytes;
+} sq_stat_part;
+void sq_stat_parts(sq_stat *s, int64_t k, sq_stat_part out[SQ_STAT_PARTS]);
+
 sq_status sq_stat_load(sq_stat *s, const sq_checkpoint *file, const char *name, int64_t k,
                        sq_error *err);
 

@@ -27,7 +27,7 @@ static double stored_error(const tap *t, int l, const sq_codes *c, const float *
     int64_t n = c->n, k = t->g->k, step = (n + ERROR_ROWS - 1) / ERROR_ROWS, seen = 0;
     double sum = 0;
     for (int64_t r = 0; r < n; r += step * ROW_BLOCK) {
-        int64_t left = (n - r + step - 1) / step, rows = left < ROW_BLOCK ? left : ROW_BLOCK;
+        int64_t left = sq_ceil_div(n - r, step), rows = left < ROW_BLOCK ? left : ROW_BLOCK;
 #pragma omp parallel for schedule(static)
         for (int64_t i = 0; i < rows; i++) {
             float *d = t->d + i * k;

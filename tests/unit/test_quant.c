@@ -73,7 +73,8 @@ static void statistics_weigh_rows(void **state) {
     memset(x + 3 * K, 0, K * sizeof *x);
     assert_int_equal(sq_stat_open(&s, K, NULL), SQ_OK);
     for (int64_t at = 0, n = 1; at < ROWS; at += n, n = n * 3 % 301) {
-        sq_stat_add(&s, x + at * K, K, at + n < ROWS ? n : ROWS - at);
+        assert_int_equal(sq_stat_add(&s, x + at * K, K, at + n < ROWS ? n : ROWS - at, NULL),
+                         SQ_OK);
     }
     for (int r = 0; r < ROWS; r++) {
         double sum = 0;
@@ -262,7 +263,7 @@ static void make_steps(steps *s, int symmetric) {
                         .k_padded = 60,
                         .scale_type = SQ_BF16};
     assert_int_equal(sq_stat_open(&s->stat, STEP_K, &err), SQ_OK);
-    sq_stat_add(&s->stat, x, STEP_K, STEP_ROWS);
+    assert_int_equal(sq_stat_add(&s->stat, x, STEP_K, STEP_ROWS, NULL), SQ_OK);
 }
 
 static double loss_of(const steps *s, const sq_codes *c) {
