@@ -1,0 +1,216 @@
+/* Layouts of other packages: published words, and unpack(pack(x)) == x. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "format/ct.h"
+#include "format/layouts.h"
+
+enum { N = 32, K = 64, GROUP = 32, GROUPS = K / GROUP };
+
+static const sq_layout all[] = {SQ_LAYOUT_AWQ_GEMM, SQ_LAYOUT_AWQ_GEMV, SQ_LAYOUT_GPTQ,
+                                SQ_LAYOUT_GPTQ_V2};
+enum { N_LAYOUTS = sizeof all / sizeof *all };
+
+/* ---- golden words, from AutoAWQ 0.2.9 (packing_utils, gemv) and GPTQModel (pack) ---- */
+
+static void golden_input(uint8_t *codes, uint8_t *zeros, int least) {
+    for (int r = 0; r < N; r++) {
+        for (int c = 0; c < K; c++) {
+            codes[r * K + c] = (uint8_t)((3 * c + 5 * r) % 16);
+        }
+        for (int g = 0; g < GROUPS; g++) {
+            int z = (r + 7 * g) % 16;
+            zeros[r * GROUPS + g] = (uint8_t)(z < least ? least : z);
+        }
+    }
+}
+
+static void expect(const uint32_t *got, const uint32_t *want, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        assert_int_equal(got[i], want[i]);
+    }
+}
+
+static void golden_awq(void **state) {
+    (void)state;
+    static uint8_t codes[N * K], zeros[N * GROUPS];
+    static uint32_t w[K * N / 8], z[N * 4];
+    int64_t row, group;
+    golden_input(codes, zeros, 0);
+    sq_layout_form f = {SQ_LAYOUT_AWQ_GEMM, 4, N, K, GROUP};
+    sq_layout_pack_codes(&f, w, codes);
+    expect(w, (const uint32_t[]){0x39f5e4a0, 0xb17d6c28, 0x39f5e4a0, 0xb17d6c28, 0x6c2817d3}, 5);
+    assert_int_equal(w[63 * 4 + 3], 0x8e4a39f5);
+    assert_int_equal(sq_layout_pack_zeros(&f, z, zeros, &row, &group), 1);
+    expect(z,
+           (const uint32_t[]){0x75316420, 0xfdb9eca8, 0x75316420, 0xfdb9eca8, 0xeca8db97,
+                              0x6420531f, 0xeca8db97, 0x6420531f},
+           8);
+    f.layout = SQ_LAYOUT_AWQ_GEMV;
+    sq_layout_pack_codes(&f, w, codes);
+    expect(w, (const uint32_t[]){0x52fc9630, 0xda741eb8}, 2);
+    assert_int_equal(w[31 * 8 + 7], 0x852fc963);
+    static uint32_t ct[N * K / 8];
+    sq_ct_pack_rows(ct, codes, N, K, 4);
+    assert_memory_equal(w, ct, sizeof ct);
+    assert_int_equal(sq_layout_pack_zeros(&f, z, zeros, &row, &group), 1);
+    expect(z + 1 * 4, (const uint32_t[]){0x81, 0, 0, 0}, 4);
+    expect(z + 31 * 4, (const uint32_t[]){0x6f, 0, 0, 0}, 4);
+}
+
+static void golden_gptq(void **state) {
+    (void)state;
+    static uint8_t codes[N * K], zeros[N * GROUPS], back[N * GROUPS];
+    static uint32_t w[K * N / 8], z[GROUPS * N / 8];
+    int64_t row = -1, group = -1;
+    golden_input(codes, zeros, 0);
+    sq_layout_form f = {SQ_LAYOUT_GPTQ_V2, 4, N, K, GROUP};
+    sq_layout_pack_codes(&f, w, codes);
+    expect(w, (const uint32_t[]){0x52fc9630, 0xa741eb85, 0xfc9630da, 0x41eb852f}, 4);
+    assert_int_equal(w[7 * 32 + 31], 0x852fc963);
+    assert_int_equal(sq_layout_pack_zeros(&f, z, zeros, &row, &group), 1);
+    expect(z,
+           (const uint32_t[]){0x76543210, 0xfedcba98, 0x76543210, 0xfedcba98, 0xedcba987,
+                              0x6543210f, 0xedcba987, 0x6543210f},
+           8);
+    f.layout = SQ_LAYOUT_GPTQ;
+    assert_int_equal(sq_layout_pack_zeros(&f, z, zeros, &row, &group), 0);
+    assert_int_equal(row, 0);
+    assert_int_equal(group, 0);
+    golden_input(codes, zeros, 1);
+    assert_int_equal(sq_layout_pack_zeros(&f, z, zeros, &row, &group), 1);
+    expect(z,
+           (const uint32_t[]){0x65432100, 0xedcba987, 0x65432100, 0xedcba987, 0xdcba9876,
+                              0x5432100e, 0xdcba9876, 0x5432100e},
+           8);
+    /* What GPTQModel writes for zero points of 0: 0x76543210 - 0x11111111 as one number. */
+    golden_input(codes, zeros, 0);
+    for (int i = 0; i < 8; i++) {
+        z[i] = (const uint32_t[]){0x76543210, 0xfedcba98, 0x76543210, 0xfedcba98,
+                                  0xedcba987, 0x6543210f, 0xedcba987, 0x6543210f}[i] -
+               0x11111111u;
+    }
+    sq_layout_unpack_zeros(&f, back, z);
+    assert_memory_equal(back, zeros, sizeof zeros);
+}
+
+/* ---- unpack(pack(x)) == x ---- */
+
+static void *need(size_t n, size_t size) {
+    void *p = sq_alloc(n, size, "test", NULL);
+    assert_non_null(p);
+    return p;
+}
+
+static void round_trip(const sq_layout_form *f, int zero) {
+    sq_layout_shape s[SQ_LAYOUT_PARTS];
+    sq_error err = {0};
+    assert_int_equal(sq_layout_check(f, 1, &err), SQ_OK);
+    sq_layout_shapes(f, s);
+    size_t n = (size_t)(f->n * f->k), cells = (size_t)(f->n * (f->k / f->group));
+    size_t stored = sq_layout_cells(&s[SQ_PART_SCALES]);
+    uint8_t *codes = need(n, 1), *zeros = need(cells, 1), *codes2 = need(n, 1),
+            *zeros2 = need(cells, 1);
+    float *scales = need(cells, 4), *scales2 = need(cells, 4), *held = need(stored, 4);
+    uint32_t *w = need(sq_layout_cells(&s[SQ_PART_QWEIGHT]), 4);
+    uint32_t *z = need(sq_layout_cells(&s[SQ_PART_QZEROS]), 4);
+    int top = (1 << f->bits) - 1;
+    srand(7);
+    for (size_t i = 0; i < n; i++) {
+        codes[i] = (uint8_t)(rand() & top);
+    }
+    for (size_t i = 0; i < cells; i++) {
+        zeros[i] = (uint8_t)(zero >= 0 ? zero : 1 + rand() % top);
+        scales[i] = (float)(i + 1);
+    }
+    int64_t row, group;
+    sq_layout_pack_codes(f, w, codes);
+    sq_layout_unpack_codes(f, codes2, w);
+    assert_memory_equal(codes, codes2, n);
+    sq_layout_pack_scales(f, held, scales);
+    sq_layout_unpack_scales(f, scales2, held);
+    assert_memory_equal(scales, scales2, cells * 4);
+    int held_zero = sq_layout_pack_zeros(f, z, zeros, &row, &group);
+    assert_int_equal(held_zero, f->layout != SQ_LAYOUT_GPTQ || zero != 0);
+    if (held_zero) {
+        sq_layout_unpack_zeros(f, zeros2, z);
+        assert_memory_equal(zeros, zeros2, cells);
+    }
+    void *const owned[] = {codes, zeros, codes2, zeros2, scales, scales2, held, w, z};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) {
+        sq_free(owned[i]);
+    }
+}
+
+static void every_form_comes_back(void **state) {
+    (void)state;
+    static const int64_t groups[] = {-1, 32, 64, 128};
+    static const int zeros[] = {-1, 0, 7, 8, 15}; /* -1: any, asymmetric */
+    for (int l = 0; l < N_LAYOUTS; l++) {
+        for (int g = 0; g < 4; g++) {
+            for (int z = 0; z < 5; z++) {
+                sq_layout_form f = {all[l], 4, 96, 384, groups[g] < 0 ? 384 : groups[g]};
+                round_trip(&f, zeros[z]);
+                f.bits = 8;
+                if (sq_layout_is_gptq(f.layout)) {
+                    round_trip(&f, zeros[z] == 15 ? 255 : zeros[z]);
+                }
+            }
+        }
+    }
+}
+
+static void refused(sq_layout_form f, int writing, const char *words) {
+    sq_error err = {0};
+    assert_int_equal(sq_layout_check(&f, writing, &err), SQ_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, words));
+    assert_non_null(strstr(err.text, sq_layout_name(f.layout)));
+}
+
+static void what_a_layout_cannot_hold(void **state) {
+    (void)state;
+    sq_error err = {0};
+    refused((sq_layout_form){SQ_LAYOUT_AWQ_GEMM, 8, 32, 64, 32}, 0, "got 8 bits");
+    refused((sq_layout_form){SQ_LAYOUT_GPTQ, 3, 32, 64, 32}, 0, "got 3 bits");
+    refused((sq_layout_form){SQ_LAYOUT_GPTQ, 4, 32, 288, 128}, 0, "groups of 128 in 288 columns");
+    refused((sq_layout_form){SQ_LAYOUT_AWQ_GEMM, 4, 40, 64, 32}, 1, "40 outputs");
+    refused((sq_layout_form){SQ_LAYOUT_AWQ_GEMM, 4, 36, 64, 32}, 0, "36 outputs");
+    refused((sq_layout_form){SQ_LAYOUT_GPTQ_V2, 4, 32, 72, 24}, 1, "72 inputs");
+    refused((sq_layout_form){SQ_LAYOUT_AWQ_GEMV, 4, 32, 96, 96}, 1, "groups of 96");
+    sq_layout_form f = {SQ_LAYOUT_AWQ_GEMM, 4, 40, 64, 32};
+    assert_int_equal(sq_layout_check(&f, 0, &err), SQ_OK);
+    f = (sq_layout_form){SQ_LAYOUT_GPTQ_V2, 4, 40, 72, 24};
+    assert_int_equal(sq_layout_check(&f, 0, &err), SQ_OK);
+}
+
+static void order_of_columns(void **state) {
+    (void)state;
+    sq_layout_form f = {SQ_LAYOUT_GPTQ, 4, 8, 8, 4};
+    int32_t g[8], columns[8];
+    sq_layout_plain_order(&f, g);
+    assert_int_equal(sq_layout_order(&f, g, columns), 1);
+    assert_int_equal(columns[7], 7);
+    const int32_t mixed[8] = {1, 0, 1, 0, 0, 1, 0, 1}, want[8] = {1, 3, 4, 6, 0, 2, 5, 7};
+    assert_int_equal(sq_layout_order(&f, mixed, columns), 0);
+    assert_memory_equal(columns, want, sizeof want);
+    const int32_t beyond[8] = {0, 0, 0, 0, 1, 1, 1, 2}, uneven[8] = {0, 0, 0, 0, 0, 1, 1, 1};
+    assert_int_equal(sq_layout_order(&f, beyond, columns), -1);
+    assert_int_equal(sq_layout_order(&f, uneven, columns), -1);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(golden_awq),
+        cmocka_unit_test(golden_gptq),
+        cmocka_unit_test(every_form_comes_back),
+        cmocka_unit_test(what_a_layout_cannot_hold),
+        cmocka_unit_test(order_of_columns),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
