@@ -72,19 +72,19 @@ void sq_layout_shapes(const sq_layout_form *f, sq_layout_shape out[SQ_LAYOUT_PAR
     int64_t per = 32 / f->bits, groups = f->k / f->group;
     memset(out, 0, SQ_LAYOUT_PARTS * sizeof *out);
     if (f->layout == SQ_LAYOUT_AWQ_GEMM) {
-        out[SQ_PART_QWEIGHT] = (sq_layout_shape){2, {f->k, f->n / per}};
+        out[SQ_LAYOUT_QWEIGHT] = (sq_layout_shape){2, {f->k, f->n / per}};
     } else if (f->layout == SQ_LAYOUT_AWQ_GEMV) {
         int64_t words = gemv_zero_words(f->k, f->group);
-        out[SQ_PART_QWEIGHT] = (sq_layout_shape){2, {f->n, f->k / per}};
-        out[SQ_PART_QZEROS] = (sq_layout_shape){2, {f->n, words}};
-        out[SQ_PART_SCALES] = (sq_layout_shape){2, {f->n, words * per}};
+        out[SQ_LAYOUT_QWEIGHT] = (sq_layout_shape){2, {f->n, f->k / per}};
+        out[SQ_LAYOUT_QZEROS] = (sq_layout_shape){2, {f->n, words}};
+        out[SQ_LAYOUT_SCALES] = (sq_layout_shape){2, {f->n, words * per}};
         return;
     } else {
-        out[SQ_PART_QWEIGHT] = (sq_layout_shape){2, {f->k / per, f->n}};
-        out[SQ_PART_G_IDX] = (sq_layout_shape){1, {f->k, 0}};
+        out[SQ_LAYOUT_QWEIGHT] = (sq_layout_shape){2, {f->k / per, f->n}};
+        out[SQ_LAYOUT_G_IDX] = (sq_layout_shape){1, {f->k, 0}};
     }
-    out[SQ_PART_QZEROS] = (sq_layout_shape){2, {groups, f->n / per}};
-    out[SQ_PART_SCALES] = (sq_layout_shape){2, {groups, f->n}};
+    out[SQ_LAYOUT_QZEROS] = (sq_layout_shape){2, {groups, f->n / per}};
+    out[SQ_LAYOUT_SCALES] = (sq_layout_shape){2, {groups, f->n}};
 }
 
 /* ---- bits ---- */
@@ -136,7 +136,7 @@ static size_t cells(const sq_layout_form *f, sq_layout_part p) {
 enum { BLOCK = 32 };
 
 void sq_layout_pack_codes(const sq_layout_form *f, uint32_t *words, const uint8_t *codes) {
-    memset(words, 0, cells(f, SQ_PART_QWEIGHT) * sizeof *words);
+    memset(words, 0, cells(f, SQ_LAYOUT_QWEIGHT) * sizeof *words);
     int64_t blocks = sq_ceil_div(f->n, BLOCK);
 #pragma omp parallel for schedule(static) if (f->n * f->k > 65536)
     for (int64_t b = 0; b < blocks; b++) {
@@ -169,7 +169,7 @@ int sq_layout_pack_zeros(const sq_layout_form *f, uint32_t *words, const uint8_t
                          int64_t *row, int64_t *group) {
     int64_t groups = f->k / f->group;
     int less = f->layout == SQ_LAYOUT_GPTQ;
-    memset(words, 0, cells(f, SQ_PART_QZEROS) * sizeof *words);
+    memset(words, 0, cells(f, SQ_LAYOUT_QZEROS) * sizeof *words);
     for (int64_t r = 0; r < f->n; r++) {
         for (int64_t g = 0; g < groups; g++) {
             int z = zeros[r * groups + g] - less;
@@ -206,7 +206,7 @@ static inline int64_t scale_at(const sq_layout_form *f, int64_t r, int64_t g) {
 
 void sq_layout_pack_scales(const sq_layout_form *f, float *stored, const float *scales) {
     int64_t groups = f->k / f->group;
-    memset(stored, 0, cells(f, SQ_PART_SCALES) * sizeof *stored);
+    memset(stored, 0, cells(f, SQ_LAYOUT_SCALES) * sizeof *stored);
     for (int64_t i = 0; i < f->n * groups; i++) {
         stored[scale_at(f, i / groups, i % groups)] = scales[i];
     }

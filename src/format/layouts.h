@@ -39,10 +39,10 @@ typedef struct sq_layout_form {
 
 /* The tensors of a linear, by index of the arrays below. */
 typedef enum sq_layout_part {
-    SQ_PART_QWEIGHT, /* ".qweight" */
-    SQ_PART_QZEROS,  /* ".qzeros" */
-    SQ_PART_SCALES,  /* ".scales" */
-    SQ_PART_G_IDX,   /* ".g_idx", of GPTQ alone */
+    SQ_LAYOUT_QWEIGHT, /* ".qweight" */
+    SQ_LAYOUT_QZEROS,  /* ".qzeros" */
+    SQ_LAYOUT_SCALES,  /* ".scales" */
+    SQ_LAYOUT_G_IDX,   /* ".g_idx", of GPTQ alone */
     SQ_LAYOUT_PARTS
 } sq_layout_part;
 extern const char *const sq_layout_suffix[SQ_LAYOUT_PARTS];

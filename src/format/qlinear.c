@@ -21,9 +21,9 @@ static const char *const bytes_suffixes[4] = {".weight", ".weight_scale", NULL, 
 
 void sq_qparts_suffixes(sq_layout layout, int bytes, const char *out[4]) {
     const char *const laid_out[4] = {
-        sq_layout_suffix[SQ_PART_QWEIGHT], sq_layout_suffix[SQ_PART_SCALES],
-        sq_layout_suffix[SQ_PART_QZEROS],
-        sq_layout_is_gptq(layout) ? sq_layout_suffix[SQ_PART_G_IDX] : NULL};
+        sq_layout_suffix[SQ_LAYOUT_QWEIGHT], sq_layout_suffix[SQ_LAYOUT_SCALES],
+        sq_layout_suffix[SQ_LAYOUT_QZEROS],
+        sq_layout_is_gptq(layout) ? sq_layout_suffix[SQ_LAYOUT_G_IDX] : NULL};
     const char *const *s = layout != SQ_LAYOUT_CT ? laid_out
                            : bytes                ? bytes_suffixes
                                                   : packed_suffixes;
@@ -188,8 +188,8 @@ static sq_status read_laid_out(sq_qlinear *q, const sq_qparts *p, const sq_layou
     float *held = NULL;
     sq_status st;
     sq_layout_shapes(f, s);
-    const sq_layout_shape *sw = &s[SQ_PART_QWEIGHT], *sz = &s[SQ_PART_QZEROS],
-                          *ss = &s[SQ_PART_SCALES];
+    const sq_layout_shape *sw = &s[SQ_LAYOUT_QWEIGHT], *sz = &s[SQ_LAYOUT_QZEROS],
+                          *ss = &s[SQ_LAYOUT_SCALES];
     size_t cells = sq_layout_cells(ss);
     SQ_TRY(need(p->codes, SQ_I32, 2, sw->dims[0], sw->dims[1], what, ".qweight", err));
     SQ_TRY(need(p->zeros, SQ_I32, 2, sz->dims[0], sz->dims[1], what, ".qzeros", err));
@@ -277,7 +277,7 @@ int sq_qlinear_specs(const sq_qlinear *q, sq_layout layout, sq_qtensor out[SQ_QT
         sq_layout_shapes(&f, s);
         for (int i = 0; i < SQ_LAYOUT_PARTS; i++) {
             if (s[i].rank != 0) {
-                add(out, &n, sq_layout_suffix[i], i == SQ_PART_SCALES ? q->scale_type : SQ_I32,
+                add(out, &n, sq_layout_suffix[i], i == SQ_LAYOUT_SCALES ? q->scale_type : SQ_I32,
                     s[i].dims[0], s[i].rank == 1 ? 0 : s[i].dims[1]);
             }
         }
@@ -318,22 +318,22 @@ static sq_status unsorted(const sq_qlinear *q, uint8_t **codes, int32_t *g_idx, 
 
 static sq_status store_laid_out(const sq_qlinear *q, const sq_layout_form *f, const char *what,
                                 sq_qtensor *out, int n, sq_error *err) {
-    size_t cells = out[SQ_PART_SCALES].bytes / sq_dtype_size(q->scale_type);
+    size_t cells = out[SQ_LAYOUT_SCALES].bytes / sq_dtype_size(q->scale_type);
     uint8_t *sorted = NULL;
     int64_t row, group;
     float *held = sq_alloc_raw(cells, sizeof *held, "scales", err);
     sq_status st = held == NULL ? SQ_ENOMEM : SQ_OK;
     SQ_TRY(st);
-    if (n > SQ_PART_G_IDX) {
-        sq_layout_plain_order(f, out[SQ_PART_G_IDX].data);
+    if (n > SQ_LAYOUT_G_IDX) {
+        sq_layout_plain_order(f, out[SQ_LAYOUT_G_IDX].data);
     }
     if (q->columns != NULL) {
-        SQ_TRY(unsorted(q, &sorted, out[SQ_PART_G_IDX].data, err));
+        SQ_TRY(unsorted(q, &sorted, out[SQ_LAYOUT_G_IDX].data, err));
     }
-    sq_layout_pack_codes(f, out[SQ_PART_QWEIGHT].data, sorted == NULL ? q->codes : sorted);
+    sq_layout_pack_codes(f, out[SQ_LAYOUT_QWEIGHT].data, sorted == NULL ? q->codes : sorted);
     sq_layout_pack_scales(f, held, q->scales);
-    sq_from_f32(out[SQ_PART_SCALES].data, q->scale_type, held, cells);
-    if (!sq_layout_pack_zeros(f, out[SQ_PART_QZEROS].data, q->zeros, &row, &group)) {
+    sq_from_f32(out[SQ_LAYOUT_SCALES].data, q->scale_type, held, cells);
+    if (!sq_layout_pack_zeros(f, out[SQ_LAYOUT_QZEROS].data, q->zeros, &row, &group)) {
         st = sq_fail(err, SQ_EUNSUPPORTED,
                      "%s: %s keeps zero points less one and cannot hold a zero point 0; got one in "
                      "row %lld, group %lld",

@@ -31,6 +31,7 @@ typedef struct sq_weight {
     float *offsets; /* kernel order: -zero*scale */
     float *sums;    /* [n] each row's sum, once sq_weight_sum_rows has made it */
     int centred;    /* every offset is -2^(bits-1) scale: symmetric codes */
+    int32_t *place; /* [k]: where column c is stored (GPTQ's act-order); NULL: at c */
 } sq_weight;
 
 /* Borrows a dense matrix of F32, F16 or BF16. */
@@ -42,6 +43,9 @@ sq_status sq_weight_dense(sq_weight *w, sq_dtype t, const void *data, int64_t n,
 sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, const float *scales,
                               const uint8_t *zeros, int64_t n, int64_t k, int64_t k_padded,
                               int64_t group, sq_error *err);
+/* Says that the columns of a quantized matrix without padding are stored in another order:
+ * columns[j] is the one at place j. Copies. */
+sq_status sq_weight_order(sq_weight *w, const int32_t *columns, sq_error *err);
 /* Packs ggml's blocks (SQ_Q4_0 … SQ_Q6_K), [n][k / block] of them: 4-bit codes stay 4-bit, wider
  * ones become 8-bit; groups are the blocks' own (32, or 16 for Q6_K). Values are as ggml
  * dequantizes them, to f32 rounding. Copies everything. */

@@ -54,10 +54,16 @@ float *sq_thread_scratch(int slot, size_t n) {
     return s->p[slot];
 }
 
-/* x with zeros up to whole chunks, and the sum of each group. */
+/* x in the order of the stored columns, with zeros up to whole chunks, and the sum of each group.
+ */
 static void pad_x(const sq_weight *w, const float *x, float *xp, float *xsum) {
     int64_t total = sq_weight_chunks(w) * SQ_CHUNK_COLUMNS, groups = sq_weight_groups(w);
-    memcpy(xp, x, (size_t)w->k * sizeof *x);
+    if (w->place == NULL) {
+        memcpy(xp, x, (size_t)w->k * sizeof *x);
+    }
+    for (int64_t c = 0; w->place != NULL && c < w->k; c++) {
+        xp[w->place[c]] = x[c];
+    }
     memset(xp + w->k, 0, (size_t)(total - w->k) * sizeof *x);
     for (int64_t g = 0; g < groups; g++) {
         float s = 0;

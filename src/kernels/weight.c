@@ -89,6 +89,14 @@ sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, con
     return SQ_OK;
 }
 
+sq_status sq_weight_order(sq_weight *w, const int32_t *columns, sq_error *err) {
+    w->place = sq_alloc_raw((size_t)w->k, sizeof *w->place, "the order of columns", err);
+    for (int64_t j = 0; w->place != NULL && j < w->k; j++) {
+        w->place[columns[j]] = (int32_t)j;
+    }
+    return w->place == NULL ? SQ_ENOMEM : SQ_OK;
+}
+
 sq_status sq_weight_blocks(sq_weight *w, sq_dtype t, const void *data, int64_t n, int64_t k,
                            sq_error *err) {
     sq_block_form form;
@@ -141,6 +149,7 @@ float sq_weight_at(const sq_weight *w, int64_t row, int64_t c) {
         break;
     }
     const uint8_t *codes = sq_weight_row(w, row);
+    c = w->place == NULL ? c : w->place[c];
     int64_t g = row * sq_weight_groups(w) + c / w->group, in = c % SQ_CHUNK_COLUMNS;
     int code =
         w->kind == SQ_W_Q8
@@ -154,6 +163,7 @@ void sq_weight_free(sq_weight *w) {
     sq_free(w->scales);
     sq_free(w->offsets);
     sq_free(w->sums);
+    sq_free(w->place);
     *w = (sq_weight){0};
 }
 
@@ -170,7 +180,23 @@ size_t sq_weight_bytes(const sq_weight *w) {
         break;
     }
     return n * ((size_t)sq_weight_row_bytes(w) + (size_t)sq_weight_groups(w) * 2 * sizeof(float) +
-                (w->sums == NULL ? 0 : sizeof(float)));
+                (w->sums == NULL ? 0 : sizeof(float))) +
+           (w->place == NULL ? 0 : k * sizeof *w->place);
+}
+
+/* A quantized row; where columns are stored in another order, by way of a row of scratch. */
+static void dequant_row(const sq_kernels *kn, const sq_weight *w, int64_t row, float *y) {
+    float *stored = w->place == NULL ? y : sq_thread_scratch(2, (size_t)w->k);
+    if (stored == NULL) {
+        for (int64_t c = 0; c < w->k; c++) {
+            y[c] = sq_weight_at(w, row, c);
+        }
+        return;
+    }
+    (w->kind == SQ_W_Q4 ? kn->dequant_q4 : kn->dequant_q8)(w, row, stored);
+    for (int64_t c = 0; w->place != NULL && c < w->k; c++) {
+        y[c] = stored[w->place[c]];
+    }
 }
 
 void sq_weight_rows_f32(const sq_weight *w, int64_t row0, int64_t rows, float *out) {
@@ -190,10 +216,8 @@ void sq_weight_rows_f32(const sq_weight *w, int64_t row0, int64_t rows, float *o
             kn->widen_bf16(y, (const uint16_t *)(const void *)(p + 2 * at), w->k);
             break;
         case SQ_W_Q4:
-            kn->dequant_q4(w, row0 + r, y);
-            break;
         case SQ_W_Q8:
-            kn->dequant_q8(w, row0 + r, y);
+            dequant_row(kn, w, row0 + r, y);
             break;
         }
     }

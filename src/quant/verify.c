@@ -8,6 +8,8 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "format/qconfig.h"
+#include "format/qlinear.h"
 #include "quant/compare.h"
 #include "quant/output.h"
 #include "quant/quant.h"
@@ -102,7 +104,7 @@ static void check_files(sq_verify_state *v) {
 
 typedef struct config_check {
     sq_verify_state *v;
-    sq_ct_reader *reader;
+    sq_qconfig *reader;
     int64_t bad, quantized;
     char worst[300];
 } config_check;
@@ -111,7 +113,7 @@ typedef struct config_check {
 static sq_status check_module(void *user, sq_linear *l, sq_error *err) {
     config_check *c = user;
     sq_ct_scheme s;
-    int named = c->reader != NULL && sq_ct_reader_scheme(c->reader, l->file_name, &s);
+    int named = c->reader != NULL && sq_qconfig_scheme(c->reader, l->file_name, &s);
     (void)err;
     c->quantized += l->quantized;
     if (named != l->quantized) {
@@ -128,13 +130,13 @@ static void check_config(sq_verify_state *v) {
         sq_verify_line(v, "config", 0, NAN, NAN, "config.json has no quantization_config");
         return;
     }
-    if (sq_ct_reader_open(&c.reader, v->net->quantization, NULL) == SQ_OK) {
+    if (sq_qconfig_open(&c.reader, v->net->quantization, NULL) == SQ_OK) {
         sq_net_each_linear(v->net, check_module, &c, NULL);
     }
     sq_verify_line(v, "config", c.reader != NULL && c.bad == 0 && c.quantized > 0, (double)c.bad, 0,
                    "%lld linears quantized%s%s", (long long)c.quantized,
                    c.bad == 0 ? ", config and tensors agree" : "; ", c.worst);
-    sq_ct_reader_close(&c.reader);
+    sq_qconfig_close(&c.reader);
 }
 
 /* ---- codes ---- */

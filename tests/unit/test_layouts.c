@@ -114,12 +114,12 @@ static void round_trip(const sq_layout_form *f, int zero) {
     assert_int_equal(sq_layout_check(f, 1, &err), SQ_OK);
     sq_layout_shapes(f, s);
     size_t n = (size_t)(f->n * f->k), cells = (size_t)(f->n * (f->k / f->group));
-    size_t stored = sq_layout_cells(&s[SQ_PART_SCALES]);
+    size_t stored = sq_layout_cells(&s[SQ_LAYOUT_SCALES]);
     uint8_t *codes = need(n, 1), *zeros = need(cells, 1), *codes2 = need(n, 1),
             *zeros2 = need(cells, 1);
     float *scales = need(cells, 4), *scales2 = need(cells, 4), *held = need(stored, 4);
-    uint32_t *w = need(sq_layout_cells(&s[SQ_PART_QWEIGHT]), 4);
-    uint32_t *z = need(sq_layout_cells(&s[SQ_PART_QZEROS]), 4);
+    uint32_t *w = need(sq_layout_cells(&s[SQ_LAYOUT_QWEIGHT]), 4);
+    uint32_t *z = need(sq_layout_cells(&s[SQ_LAYOUT_QZEROS]), 4);
     int top = (1 << f->bits) - 1;
     srand(7);
     for (size_t i = 0; i < n; i++) {
