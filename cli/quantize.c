@@ -107,7 +107,8 @@ int verb_quantize(int argc, char **argv) {
          "N  ranks of a tensor-parallel engine: the MLP is widened with zeros until each gets "
          "whole "
          "groups"},
-        {"--format", CLI_TEXT, &o.format, "compressed-tensors"},
+        {"--format", CLI_TEXT, &o.format,
+         "compressed-tensors|awq-gemm|awq-gemv|gptq|gptq-v2  (compressed-tensors)"},
         {"--mse-range", CLI_FLAG, &o.mse_range,
          "what is rounded without data: each group's range by its least squared error"},
         {"--no-clip", CLI_FLAG, &o.no_clip, "without the clip search"},

@@ -41,14 +41,19 @@ int sq_output_own_file(const char *name) {
     size_t n = strlen(name);
     return (n > 12 && strcmp(name + n - 12, ".safetensors") == 0) ||
            strcmp(name, "config.json") == 0 || strcmp(name, "model.safetensors.index.json") == 0 ||
+           strcmp(name, "quantize_config.json") == 0 || strcmp(name, "quant_config.json") == 0 ||
            strcmp(name, "squint.json") == 0 || strcmp(name, "journal.json") == 0;
 }
 
-/* The plan's row of the linear whose ".weight" this tensor is; NULL for every other tensor. */
-static const sq_plan_row *row_of(const sq_plan *p, const sq_tensor *t) {
+/* The plan's row that a tensor of the source belongs to; NULL for every tensor that is copied.
+ * *codes: it is the one that stands for the linear (".weight", or the codes of a quantized one). */
+static const sq_plan_row *row_of(const sq_plan *p, const sq_tensor *t, int *codes) {
+    *codes = 1;
     for (size_t i = 0; i < p->n; i++) {
-        if (p->rows[i].linear->file == t) {
-            return &p->rows[i];
+        const sq_plan_row *r = &p->rows[i];
+        if (r->linear->file != NULL ? r->linear->file == t
+                                    : sq_qparts_owns(r->linear->file_name, t->name, codes)) {
+            return r;
         }
     }
     return NULL;
@@ -59,36 +64,29 @@ typedef struct spec_list {
     size_t n;
 } spec_list;
 
-static sq_status add(sq_output *o, spec_list *l, const char *stem, const char *suffix, sq_dtype t,
-                     int64_t a, int64_t b, sq_error *err) {
-    char *name = sq_arena_printf(&o->arena, err, "%s%s", stem, suffix);
-    if (name == NULL) {
-        return SQ_ENOMEM;
-    }
-    l->items[l->n++] = (sq_tensor_spec){name, t, b == 0 ? 1 : 2, {a, b}};
-    return SQ_OK;
-}
-
-static sq_status add_packed(sq_output *o, spec_list *l, const sq_plan_row *r, sq_error *err) {
+/* The tensors that a linear becomes. */
+static sq_status add_quantized(sq_output *o, spec_list *l, const sq_plan_row *r, sq_error *err) {
     const sq_grid *g = &r->grid;
-    const char *stem = r->linear->file_name;
-    int64_t n = sq_split_rows(o->plan, r->linear), k = sq_split_columns(o->plan, r->linear);
-    int widened = k != g->k;
-    int64_t columns = widened ? k : g->k_padded, groups = g->group == g->k ? 1 : columns / g->group;
-    sq_status st;
-    if (g->act_bits != 0) { /* int-quantized */
-        SQ_TRY(add(o, l, stem, ".weight", SQ_I8, n, columns, err));
-        return add(o, l, stem, ".weight_scale", g->scale_type, n, groups, err);
+    int64_t k = sq_split_columns(o->plan, r->linear), columns = k == g->k ? g->k_padded : k;
+    sq_qlinear q = {.bits = g->bits,
+                    .symmetric = g->symmetric,
+                    .act_bits = g->act_bits,
+                    .n = sq_split_rows(o->plan, r->linear),
+                    .k = k,
+                    .k_padded = columns,
+                    .group = g->group == g->k ? columns : g->group,
+                    .scale_type = g->scale_type};
+    sq_qtensor t[SQ_QTENSORS];
+    int n = sq_qlinear_specs(&q, o->plan->layout, t);
+    for (int i = 0; i < n; i++) {
+        char *name = sq_arena_printf(&o->arena, err, "%s%s", r->linear->file_name, t[i].suffix);
+        if (name == NULL) {
+            return SQ_ENOMEM;
+        }
+        l->items[l->n++] =
+            (sq_tensor_spec){name, t[i].dtype, t[i].rank, {t[i].shape[0], t[i].shape[1]}};
     }
-    SQ_TRY(add(o, l, stem, ".weight_packed", SQ_I32, n, sq_ct_row_words(columns, g->bits), err));
-    SQ_TRY(add(o, l, stem, ".weight_scale", g->scale_type, n, groups, err));
-    SQ_TRY(add(o, l, stem, ".weight_shape", SQ_I64, 2, 0, err));
-    if (!g->symmetric) {
-        SQ_TRY(add(o, l, stem, ".weight_zero_point", SQ_I32, sq_ct_zero_rows(n, g->bits), groups,
-                   err));
-    }
-fail:
-    return st;
+    return SQ_OK;
 }
 
 static sq_status open_writer(sq_output *o, int resume, sq_error *err) {
@@ -100,9 +98,10 @@ static sq_status open_writer(sq_output *o, int resume, sq_error *err) {
     }
     for (size_t i = 0; i < n; i++) {
         const sq_tensor *t = sq_checkpoint_at(c, i);
-        const sq_plan_row *r = row_of(o->plan, t);
+        int codes;
+        const sq_plan_row *r = row_of(o->plan, t, &codes);
         if (r != NULL && r->quantize) {
-            sq_status st = add_packed(o, &l, r, err);
+            sq_status st = codes ? add_quantized(o, &l, r, err) : SQ_OK;
             if (st != SQ_OK) {
                 return st;
             }
@@ -185,61 +184,15 @@ static sq_status put(sq_output *o, const char *name, const void *data, size_t by
     return sq_st_writer_put(o->writer, name, data, bytes, err);
 }
 
-static sq_status put_suffix(sq_output *o, const sq_linear *l, const char *suffix, const void *data,
-                            size_t bytes, sq_error *err) {
-    char *name = sq_arena_printf(&o->arena, err, "%s%s", l->file_name, suffix);
-    return name == NULL ? SQ_ENOMEM : put(o, name, data, bytes, err);
-}
-
-/* int-quantized: signed bytes, a scale for each group, nothing else. */
-static sq_status put_bytes(sq_output *o, const sq_linear *l, const sq_codes *c, sq_error *err) {
-    const sq_grid *g = &c->grid;
-    size_t n = (size_t)(c->n * g->k_padded), cells = (size_t)(c->n * (g->k_padded / g->group));
-    size_t es = sq_dtype_size(g->scale_type);
-    int8_t *w = sq_alloc_raw(n, 1, "codes", err);
-    void *s = sq_alloc_raw(cells, es, "scales", err);
-    sq_status st = w == NULL || s == NULL ? SQ_ENOMEM : SQ_OK;
-    for (size_t i = 0; st == SQ_OK && i < n; i++) {
-        w[i] = (int8_t)(c->codes[i] - (1 << (g->bits - 1)));
+sq_status sq_output_linear(sq_output *o, const sq_linear *l, const sq_qlinear *q, sq_error *err) {
+    sq_qtensor t[SQ_QTENSORS];
+    int n;
+    sq_status st = sq_qlinear_store(q, o->plan->layout, l->file_name, t, &n, err);
+    for (int i = 0; st == SQ_OK && i < n; i++) {
+        char *name = sq_arena_printf(&o->arena, err, "%s%s", l->file_name, t[i].suffix);
+        st = name == NULL ? SQ_ENOMEM : put(o, name, t[i].data, t[i].bytes, err);
     }
-    if (st == SQ_OK) {
-        sq_from_f32(s, g->scale_type, c->scales, cells);
-        st = put_suffix(o, l, ".weight", w, n, err);
-    }
-    if (st == SQ_OK) {
-        st = put_suffix(o, l, ".weight_scale", s, cells * es, err);
-    }
-    sq_free(w);
-    sq_free(s);
-    return st;
-}
-
-static sq_status put_packed(sq_output *o, const sq_linear *l, const sq_codes *c, sq_error *err) {
-    const sq_grid *g = &c->grid;
-    int64_t groups = g->k_padded / g->group, shape[2] = {c->n, g->k};
-    size_t words = (size_t)(c->n * sq_ct_row_words(g->k_padded, g->bits)),
-           cells = (size_t)(c->n * groups);
-    size_t zwords = (size_t)(sq_ct_zero_rows(c->n, g->bits) * groups),
-           es = sq_dtype_size(g->scale_type);
-    uint32_t *w = sq_alloc_raw(words, sizeof *w, "packed codes", err);
-    uint32_t *z = sq_alloc_raw(zwords, sizeof *z, "packed zero points", err);
-    void *s = sq_alloc_raw(cells, es, "scales", err);
-    sq_status st = SQ_ENOMEM;
-    if (w != NULL && z != NULL && s != NULL) {
-        sq_ct_pack_rows(w, c->codes, c->n, g->k_padded, g->bits);
-        sq_ct_pack_zeros(z, c->zeros, c->n, groups, g->bits);
-        sq_from_f32(s, g->scale_type, c->scales, cells);
-        SQ_TRY(put_suffix(o, l, ".weight_packed", w, words * sizeof *w, err));
-        SQ_TRY(put_suffix(o, l, ".weight_scale", s, cells * es, err));
-        SQ_TRY(put_suffix(o, l, ".weight_shape", shape, sizeof shape, err));
-        if (!g->symmetric) {
-            SQ_TRY(put_suffix(o, l, ".weight_zero_point", z, zwords * sizeof *z, err));
-        }
-    }
-fail:
-    sq_free(w);
-    sq_free(z);
-    sq_free(s);
+    sq_qtensors_free(t, n);
     return st;
 }
 
@@ -251,9 +204,19 @@ sq_status sq_output_codes(sq_output *o, const sq_linear *l, const sq_codes *c, s
         st = sq_split_codes(&wide, c, n, k == c->grid.k ? c->grid.k_padded : k, err);
         c = &wide;
     }
-    if (st == SQ_OK) {
-        st = c->grid.act_bits != 0 ? put_bytes(o, l, c, err) : put_packed(o, l, c, err);
-    }
+    const sq_grid *g = &c->grid;
+    sq_qlinear q = {.bits = g->bits,
+                    .symmetric = g->symmetric,
+                    .act_bits = g->act_bits,
+                    .n = c->n,
+                    .k = g->k,
+                    .k_padded = g->k_padded,
+                    .group = g->group,
+                    .scale_type = g->scale_type,
+                    .codes = c->codes,
+                    .zeros = c->zeros,
+                    .scales = c->scales};
+    st = st == SQ_OK ? sq_output_linear(o, l, &q, err) : st;
     sq_codes_close(&wide);
     return st;
 }
@@ -283,7 +246,8 @@ static sq_status put_wide(sq_output *o, const sq_linear *l, sq_error *err) {
 
 sq_status sq_output_copy(sq_output *o, const sq_tensor *t, sq_error *err) {
     char hash[17];
-    const sq_plan_row *r = o->plan->inter_to == 0 ? NULL : row_of(o->plan, t);
+    int codes;
+    const sq_plan_row *r = o->plan->inter_to == 0 ? NULL : row_of(o->plan, t, &codes);
     if (r != NULL) {
         return put_wide(o, r->linear, err);
     }
@@ -304,105 +268,21 @@ sq_status sq_output_commit(sq_output *o, const char *unit, json_t *entries, sq_e
 
 /* ---- the end ---- */
 
-static void put_escaped(sq_buf *b, const char *s) {
-    for (; *s != '\0'; s++) {
-        sq_buf_printf(b, *s == '.' ? "\\%c" : "%c", *s);
-    }
-}
-
-/* A pattern that finds the module under every prefix that a loader may give it: transformers calls
- * "model.layers.0…" of a vision-language checkpoint "model.language_model.layers.0…", and the tower
- * with or without "vision_model.". A tower of layers must not be taken for the language model. */
-static char *pattern_of(sq_output *o, const sq_linear *l, sq_error *err) {
-    static const char tower[] = "vision_tower.";
-    const sq_config *c = &o->net->config;
-    const char *name = strncmp(l->name, "model.", 6) == 0 ? l->name + 6 : l->name;
-    sq_buf b = {0};
-    if (strncmp(name, tower, sizeof tower - 1) == 0) {
-        sq_buf_puts(&b, "re:.*vision_tower\\.(.*\\.)?");
-        name += sizeof tower - 1;
-    } else {
-        int alike = l->part == SQ_PART_TEXT && c->tower != NULL && c->tower->kind == SQ_TOWER_VIT;
-        sq_buf_puts(&b, alike ? "re:^(?!.*vision_tower).*" : "re:.*");
-    }
-    put_escaped(&b, name);
-    sq_buf_puts(&b, "$");
-    char *p = b.failed ? NULL : sq_arena_strdup(&o->arena, b.data, err);
-    sq_buf_free(&b);
-    return p;
-}
-
-/* Groups of modules with the same scheme; all of one scheme are the class "Linear". */
-static json_t *quantization_config(sq_output *o, sq_error *err) {
-    const sq_plan *p = o->plan;
-    sq_ct_scheme *schemes = sq_arena_alloc(&o->arena, p->n + 1, sizeof *schemes, err);
-    char ***targets = sq_arena_alloc(&o->arena, p->n + 1, sizeof *targets, err);
-    size_t *counts = sq_arena_alloc(&o->arena, p->n + 1, sizeof *counts, err), n = 0, n_ignore = 0;
-    char **ignore = sq_arena_alloc(&o->arena, p->n + 8, sizeof *ignore, err);
-    if (schemes == NULL || targets == NULL || counts == NULL || ignore == NULL) {
-        return NULL;
-    }
-    int whole_vision = 1;
-    for (size_t i = 0; i < p->n; i++) {
-        const sq_plan_row *r = &p->rows[i];
-        whole_vision &= r->linear->part == SQ_PART_TEXT || !r->quantize;
-        if (!r->quantize) {
-            continue;
-        }
-        int channel = r->grid.group == r->grid.k;
-        sq_ct_scheme s = {.bits = r->grid.bits,
-                          .group_size = channel ? 0 : (int)r->grid.group,
-                          .symmetric = r->grid.symmetric,
-                          .act_bits = r->grid.act_bits,
-                          .act_symmetric = r->grid.act_symmetric};
-        size_t k = 0;
-        while (k < n && memcmp(&schemes[k], &s, sizeof s) != 0) {
-            k++;
-        }
-        if (k == n) {
-            schemes[n] = s;
-            targets[n] = sq_arena_alloc(&o->arena, p->n, sizeof **targets, err);
-            if (targets[n++] == NULL) {
-                return NULL;
-            }
-        }
-        targets[k][counts[k]] = pattern_of(o, r->linear, err);
-        if (targets[k][counts[k]++] == NULL) {
-            return NULL;
-        }
-    }
-    static char linear[] = "Linear";
-    if (n == 1) {
-        targets[0][0] = linear;
-        counts[0] = 1;
-    }
-    /* transformers and vLLM name the tower differently: the family's patterns, then what else is
-     * not quantized. */
-    for (const char *const *k = o->net->config.arch->keep; *k != NULL; k++) {
-        if (whole_vision || strncmp(*k, "re:", 3) != 0) {
-            ignore[n_ignore++] = (char *)(uintptr_t)*k;
-        }
-    }
-    for (size_t i = 0; i < p->n; i++) {
-        const sq_plan_row *r = &p->rows[i];
-        if (!r->quantize && (!whole_vision || r->linear->part == SQ_PART_TEXT)) {
-            ignore[n_ignore] = pattern_of(o, r->linear, err);
-            if (ignore[n_ignore++] == NULL) {
-                return NULL;
-            }
-        }
-    }
-    return sq_ct_config(schemes, (char *const *const *)targets, counts, n, ignore, n_ignore);
-}
-
 static sq_status write_config(sq_output *o, sq_error *err) {
-    json_t *config = json_deep_copy(o->net->config.json), *q = quantization_config(o, err);
+    json_t *config = json_deep_copy(o->net->config.json), *q = sq_output_config(o, err);
     char *path = in_partial(o, "config.json", err);
+    char *side = in_partial(o, "quantize_config.json", err);
     sq_status st = SQ_ENOMEM;
-    if (config != NULL && q != NULL && path != NULL) {
+    if (config != NULL && q != NULL && path != NULL && side != NULL) {
         json_object_set(config, "quantization_config", q);
         sq_split_config(o->plan, config);
+        if (sq_layout_is_awq(o->plan->layout)) {
+            sq_output_set_half(config);
+        }
         st = sq_json_save(path, config, err);
+        if (st == SQ_OK && sq_layout_is_gptq(o->plan->layout)) {
+            st = sq_json_save(side, q, err);
+        }
     }
     json_decref(config);
     json_decref(q);

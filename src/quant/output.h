@@ -3,6 +3,7 @@
 #ifndef SQ_QUANT_OUTPUT_H
 #define SQ_QUANT_OUTPUT_H
 
+#include "format/qlinear.h"
 #include "quant/plan.h"
 #include "quant/tap.h"
 
@@ -26,6 +27,8 @@ sq_status sq_output_open(sq_output *o, const sq_net *net, const sq_plan *plan, c
  * Borrowed. */
 const json_t *sq_output_done(const sq_output *o, const char *unit);
 sq_status sq_output_codes(sq_output *o, const sq_linear *l, const sq_codes *c, sq_error *err);
+/* The same of a linear that was read from a checkpoint. */
+sq_status sq_output_linear(sq_output *o, const sq_linear *l, const sq_qlinear *q, sq_error *err);
 /* A tensor of the source with other numbers of the same type. */
 sq_status sq_output_floats(sq_output *o, const sq_tensor *t, const float *data, sq_error *err);
 sq_status sq_output_copy(sq_output *o, const sq_tensor *t, sq_error *err);
@@ -39,7 +42,15 @@ void sq_output_close(sq_output *o);
 void sq_hash_text(const void *p, size_t n, char out[17]);
 /* Of a tensor, slice by slice, so that not all of it stays in memory. */
 void sq_hash_tensor(const sq_tensor *t, char out[17]);
-/* 1 for files that the writer makes itself: weights, index, config.json, squint.json. */
+/* quantization_config for what the plan does, as the layout's package writes it. Owned by the
+ * caller. */
+json_t *sq_output_config(sq_output *o, sq_error *err);
+/* AutoAWQ's kernels and most loaders of its layouts take float16 alone: the type that config.json
+ * names becomes float16, wherever it stands. */
+void sq_output_set_half(json_t *config);
+
+/* 1 for files that the writer makes itself: weights, index, config.json and the other files of
+ * quantization configs, squint.json. */
 int sq_output_own_file(const char *name);
 
 #endif

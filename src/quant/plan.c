@@ -55,7 +55,7 @@ static sq_status decide(void *user, sq_linear *l, sq_error *err) {
                         .symmetric = p->symmetric,
                         .act_bits = p->act_bits,
                         .act_symmetric = p->act_symmetric,
-                        .scale_type = l->file->dtype};
+                        .scale_type = plan->layout == SQ_LAYOUT_CT ? l->file->dtype : SQ_F16};
     if (r->quantize) {
         sq_plan_fit(r, p->group, policy->indivisible);
     }
@@ -70,10 +70,13 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
     if (!(o->damp >= 0 && o->damp <= 1)) {
         return sq_fail(err, SQ_EARG, "damping out of range; got %g, wanted 0..1", o->damp);
     }
-    if (o->format != NULL && strcmp(o->format, "compressed-tensors") != 0) {
-        return sq_fail(err, SQ_EARG, "format '%s' is not there; wanted compressed-tensors",
+    if (o->format != NULL && !sq_layout_parse(o->format, &out->layout)) {
+        return sq_fail(err, SQ_EARG,
+                       "format '%s' is not there; wanted compressed-tensors, awq-gemm, awq-gemv, "
+                       "gptq or gptq-v2",
                        o->format);
     }
+    out->damp = o->damp == 0 ? 0.01 : o->damp;
     if (sq_policy_needs_data(&out->policy) && o->calib == NULL && o->stats == NULL) {
         sq_fail(err, SQ_EARG, "this method needs data; wanted --calib FILE.jsonl or --stats FILE");
         sq_hint(err, "add --calib FILE.jsonl, or use --method rtn");
@@ -96,11 +99,97 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
     out->rows = sq_alloc(n, sizeof *out->rows, "a plan", err);
     st = out->rows == NULL ? SQ_ENOMEM : sq_net_each_linear(reading, decide, out, err);
     out->ranks = o->tp;
+    SQ_TRY(st);
+    st = sq_plan_check_layout(out, err);
 fail:
     if (st != SQ_OK) {
         sq_plan_close(out);
     }
     return st;
+}
+
+/* The largest usual group that divides the columns of every linear; 0 when none does. */
+static int64_t common_group(const sq_plan *p) {
+    for (int64_t g = 128; g >= 16; g /= 2) {
+        int divides = 1;
+        for (size_t i = 0; i < p->n; i++) {
+            divides &= !p->rows[i].quantize || p->rows[i].linear->weight.k % g == 0;
+        }
+        if (divides) {
+            return g;
+        }
+    }
+    return 0;
+}
+
+static int every_row_whole(const sq_plan *p) {
+    for (size_t i = 0; i < p->n; i++) {
+        if (p->rows[i].quantize && p->rows[i].grid.group != p->rows[i].grid.k) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+int sq_plan_group(const sq_plan *p, const sq_plan_row *r) {
+    return every_row_whole(p) ? 0 : (int)r->grid.group;
+}
+
+/* What one row wants that the layout has no place for. */
+static sq_status check_row(const sq_plan *p, const sq_plan_row *r, sq_error *err) {
+    const sq_grid *g = &r->grid;
+    const char *name = sq_layout_name(p->layout);
+    sq_layout_form f = {p->layout, g->bits, r->linear->weight.n, r->linear->weight.k, g->group};
+    sq_status st = sq_layout_check(&f, 1, err);
+    if (st != SQ_OK && g->k_padded != g->k && common_group(p) > 0) {
+        sq_hint(err, "add --group-size %lld, which divides every linear's columns",
+                (long long)common_group(p));
+    } else if (st != SQ_OK && g->k_padded != g->k) {
+        sq_hint(err, "add --on-indivisible keep, or use --format compressed-tensors");
+    } else if (st != SQ_OK && g->bits != 4 && sq_layout_is_awq(p->layout)) {
+        sq_hint(err, "add --scheme w4a16, or use --format gptq-v2");
+    } else if (st != SQ_OK) {
+        sq_hint(err, "use --format compressed-tensors%s",
+                r->linear->part == SQ_PART_TEXT ? "" : ", or --vision keep");
+    } else if (g->act_bits != 0) {
+        st = sq_fail(err, SQ_EARG, "%s has no place for rounded inputs (w8a8, w4a8)", name);
+        sq_hint(err, "use --format compressed-tensors");
+    } else if (p->layout == SQ_LAYOUT_GPTQ && !g->symmetric) {
+        st = sq_fail(err, SQ_EARG,
+                     "gptq (v1) keeps zero points less one and holds no zero point 0, so that "
+                     "GPTQModel takes symmetric ones alone");
+        sq_hint(err, "add --sym, or use --format gptq-v2");
+    }
+    if (st != SQ_OK) {
+        sq_error_prefix(err, "%s: ", r->linear->file_name);
+    }
+    return st;
+}
+
+sq_status sq_plan_check_layout(const sq_plan *p, sq_error *err) {
+    const sq_plan_row *first = NULL;
+    sq_status st = SQ_OK;
+    for (size_t i = 0; p->layout != SQ_LAYOUT_CT && st == SQ_OK && i < p->n; i++) {
+        const sq_plan_row *r = &p->rows[i];
+        if (!r->quantize) {
+            continue;
+        }
+        st = check_row(p, r, err);
+        first = first == NULL ? r : first;
+        if (st == SQ_OK && sq_layout_is_awq(p->layout) && r->grid.group != first->grid.group &&
+            !every_row_whole(p)) {
+            st =
+                sq_fail(err, SQ_EARG, "%s: %s has one group size for all; got %lld, and %lld in %s",
+                        r->linear->file_name, sq_layout_name(p->layout), (long long)r->grid.group,
+                        (long long)first->grid.group, first->linear->file_name);
+            sq_hint(err, "add --group-size %lld, or use --format gptq-v2",
+                    (long long)(common_group(p) > 0 ? common_group(p) : -1));
+        }
+    }
+    if (st == SQ_EUNSUPPORTED && err != NULL) {
+        err->status = SQ_EARG;
+    }
+    return st == SQ_EUNSUPPORTED ? SQ_EARG : st;
 }
 
 void sq_plan_close(sq_plan *p) {

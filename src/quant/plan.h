@@ -3,6 +3,7 @@
 #ifndef SQ_QUANT_PLAN_H
 #define SQ_QUANT_PLAN_H
 
+#include "format/layouts.h"
 #include "model/model.h"
 #include "quant/codes.h"
 #include "quant/policy.h"
@@ -21,7 +22,9 @@ typedef struct sq_plan {
     sq_policy policy;
     int ranks;               /* --tp; 0: none */
     int64_t inter, inter_to; /* the MLP's width, and what it is widened to (0: not) */
-    char note[512];          /* what the user should know before the work; "" for nothing */
+    sq_layout layout;        /* how the linears are stored */
+    double damp;             /* GPTQ's, for its config */
+    char note[512];          /* what the user should know of the profile; "" for nothing */
 } sq_plan;
 
 /* Checks the options (SQ_EARG names the one that is wrong) and decides. */
@@ -29,6 +32,12 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
                        sq_error *err);
 /* Group and padding of a row's grid; may decide to keep the linear as it is. */
 void sq_plan_fit(sq_plan_row *r, int64_t group, sq_indivisible how);
+/* Whether the layout holds what the plan wants; SQ_EARG names the linear, with what to do in the
+ * hint. */
+sq_status sq_plan_check_layout(const sq_plan *p, sq_error *err);
+/* The group size that AutoAWQ's and GPTQ's configs say for a row: 0 (one group a row) where every
+ * row has one. */
+int sq_plan_group(const sq_plan *p, const sq_plan_row *r);
 void sq_plan_close(sq_plan *p);
 const sq_plan_row *sq_plan_find(const sq_plan *p, const sq_linear *l);
 

@@ -411,8 +411,8 @@ static sq_status fingerprint(const char *model, const sq_quantize_options *o, co
                              char out[17], sq_error *err) {
     sq_buf b = {0};
     char *config = json_dumps(net->config.json, JSON_COMPACT | JSON_SORT_KEYS);
-    sq_buf_printf(&b, "%d|%d|%g|%g|%d|%d|", o->tp, o->mse_range, o->target_bits, o->damp,
-                  o->no_act_order, o->sequential);
+    sq_buf_printf(&b, "%s|%d|%d|%g|%g|%d|%d|", o->format == NULL ? "" : o->format, o->tp,
+                  o->mse_range, o->target_bits, o->damp, o->no_act_order, o->sequential);
     sq_buf_printf(&b, "%s|%s|%s|%lld|%d|%s|%lld|%lld|%d|%d|%llu|%zu|", config == NULL ? "" : config,
                   o->method == NULL ? "awq" : o->method, o->scheme == NULL ? "w4a16" : o->scheme,
                   (long long)o->group_size, o->symmetric, o->vision == NULL ? "keep" : o->vision,
@@ -557,6 +557,7 @@ static sq_status make_folder(job *j, const char *model, const char *out) {
         st = j->stats_file == NULL ? read_data(j, dir) : SQ_OK;
         SQ_TRY(st);
         SQ_TRY(mix_plan(j));
+        SQ_TRY(sq_plan_check_layout(&j->plan, j->err));
         sq_hidden_close(&j->hidden);
         sq_samples_close(&j->samples);
     }

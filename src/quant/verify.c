@@ -50,13 +50,16 @@ static void check_tensors(sq_verify_state *v) {
     for (size_t i = 0; i < sq_checkpoint_count(v->source->ckpt); i++) {
         const sq_tensor *a = sq_checkpoint_at(v->source->ckpt, i);
         const sq_tensor *b = sq_checkpoint_find(v->files, a->name);
-        char stem[512];
+        char ct[512], laid_out[512];
         size_t n = strlen(a->name);
-        snprintf(stem, sizeof stem, "%.*s_packed", (int)n, a->name);
+        snprintf(ct, sizeof ct, "%s_packed", a->name);
+        snprintf(laid_out, sizeof laid_out, "%.*s.qweight", n > 7 ? (int)n - 7 : 0, a->name);
         /* int-quantized codes keep the name; they may be wider by their padding */
         int bytes = b != NULL && b->dtype == SQ_I8 && b->rank == 2 && a->rank == 2 &&
                     b->shape[0] == a->shape[0] && b->shape[1] >= a->shape[1];
-        if (bytes || (b == NULL && n > 7 && sq_checkpoint_find(v->files, stem) != NULL)) {
+        if (bytes || (b == NULL && n > 7 &&
+                      (sq_checkpoint_find(v->files, ct) != NULL ||
+                       sq_checkpoint_find(v->files, laid_out) != NULL))) {
             packed++;
             continue;
         }
@@ -170,26 +173,55 @@ static int ends_with(const char *s, const char *end) {
     return n >= m && strcmp(s + n - m, end) == 0;
 }
 
-/* Packed words that are all the same, and scales that are zero, negative or no numbers. */
+/* Scales that a row of `.scales` really has: gemv's rows are padded with zeros. */
+static size_t live_scales(const sq_verify_state *v, const sq_tensor *t) {
+    size_t columns = (size_t)t->shape[t->rank - 1];
+    sq_qconfig *q = NULL;
+    sq_ct_scheme s = {0};
+    char stem[512];
+    snprintf(stem, sizeof stem, "%.*s", (int)(strlen(t->name) - strlen(".scales")), t->name);
+    if (v->net != NULL && v->net->quantization != NULL &&
+        sq_qconfig_open(&q, v->net->quantization, NULL) == SQ_OK &&
+        sq_qconfig_layout(q) == SQ_LAYOUT_AWQ_GEMV && sq_qconfig_scheme(q, stem, &s)) {
+        char name[520];
+        snprintf(name, sizeof name, "%s.qweight", stem);
+        const sq_tensor *w = sq_checkpoint_find(v->files, name);
+        columns = w == NULL || s.group_size == 0 ? 1 : (size_t)(w->shape[1] * 8 / s.group_size);
+    }
+    sq_qconfig_close(&q);
+    return columns;
+}
+
+/* Scales that are zero, negative or no numbers. */
+static int64_t bad_scales(const sq_verify_state *v, const sq_tensor *t, char *worst, size_t cap) {
+    size_t es = sq_dtype_size(t->dtype), columns = (size_t)t->shape[t->rank - 1];
+    size_t live = ends_with(t->name, ".scales") ? live_scales(v, t) : columns;
+    int64_t bad = 0;
+    for (size_t k = 0; k < t->bytes / es; k++) {
+        float s = 0;
+        sq_to_f32(&s, (const char *)t->data + k * es, t->dtype, 1);
+        if (k % columns < live && (!(s > 0) || !isfinite(s))) {
+            bad++;
+            snprintf(worst, cap, "'%.200s' has the scale %g at %zu", t->name, (double)s, k);
+        }
+    }
+    return bad;
+}
+
+/* Packed words that are all the same, and broken scales. */
 static void check_values(sq_verify_state *v) {
     int64_t constant = 0, scales = 0;
     char worst_c[300] = "", worst_s[300] = "";
     for (size_t i = 0; i < sq_checkpoint_count(v->files); i++) {
         const sq_tensor *t = sq_checkpoint_at(v->files, i);
-        if (ends_with(t->name, ".weight_packed") && t->bytes > 8 &&
-            memcmp(t->data, (const char *)t->data + 4, t->bytes - 4) == 0) {
+        if ((ends_with(t->name, ".weight_packed") || ends_with(t->name, ".qweight")) &&
+            t->bytes > 8 && memcmp(t->data, (const char *)t->data + 4, t->bytes - 4) == 0) {
             constant++;
             snprintf(worst_c, sizeof worst_c, "'%.200s' holds one word all over", t->name);
         }
-        size_t es = sq_dtype_size(t->dtype);
-        for (size_t k = 0; ends_with(t->name, ".weight_scale") && k < t->bytes / es; k++) {
-            float s = 0;
-            sq_to_f32(&s, (const char *)t->data + k * es, t->dtype, 1);
-            if (!(s > 0) || !isfinite(s)) {
-                scales++;
-                snprintf(worst_s, sizeof worst_s, "'%.200s' has the scale %g at %zu", t->name,
-                         (double)s, k);
-            }
+        if ((ends_with(t->name, ".weight_scale") || ends_with(t->name, ".scales")) && t->rank > 0 &&
+            t->shape[t->rank - 1] > 0) {
+            scales += bad_scales(v, t, worst_s, sizeof worst_s);
         }
     }
     sq_verify_line(v, "constant codes", constant == 0, (double)constant, 0, "%s",
@@ -206,6 +238,11 @@ static void check_layers(sq_verify_state *v) {
     int64_t bad = 0, n = 0;
     double error = 0, rtn = 0;
     char worst[300] = "";
+    if (json_object_get(v->record, "layers") == NULL) {
+        sq_verify_line(v, "layer errors", 1, NAN, NAN,
+                       "not known: converted from a checkpoint of another program");
+        return;
+    }
     json_array_foreach(json_object_get(v->record, "layers"), i, l) {
         double e = sq_json_num(l, "error", NAN), r = sq_json_num(l, "rtn_error", NAN);
         n++;
