@@ -117,7 +117,10 @@ int verb_convert(int argc, char **argv) {
     const char *pos[1], *out = NULL, *dtype = NULL, *format = "hf";
     const cli_option options[] = {
         {"-o", CLI_TEXT, &out, "DIR  a new folder"},
-        {"--format", CLI_TEXT, &format, "hf  a Hugging Face folder, dense (hf)"},
+        {"--format", CLI_TEXT, &format,
+         "hf: a GGUF or llama2.c file as a dense folder; "
+         "compressed-tensors|awq-gemm|awq-gemv|gptq|gptq-v2: a quantized folder, codes untouched "
+         "(hf)"},
         {"--dtype", CLI_TEXT, &dtype, "BF16|F16|F32  of what was in blocks (BF16)"},
         {NULL, CLI_FLAG, NULL, NULL},
     };
@@ -125,12 +128,13 @@ int verb_convert(int argc, char **argv) {
     if (status >= 0) {
         return status;
     }
-    if (out == NULL || strcmp(format, "hf") != 0) {
-        return cli_usage("convert: wanted -o DIR%s",
-                         out == NULL ? "" : "; the one format there is hf");
+    if (out == NULL) {
+        return cli_usage("convert: wanted -o DIR");
     }
     sq_error err = {0};
-    sq_status st = sq_convert(pos[0], out, dtype, cli_progress(&common), &err);
+    sq_status st = strcmp(format, "hf") == 0
+                       ? sq_convert(pos[0], out, dtype, cli_progress(&common), &err)
+                       : sq_convert_layout(pos[0], out, format, cli_progress(&common), &err);
     cli_progress_done();
     return st == SQ_OK ? EXIT_OK : cli_fail(&err);
 }

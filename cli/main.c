@@ -40,7 +40,7 @@ const cli_verb cli_verbs[] = {
      "squint eval models/squint-vl-5m --task tests/data/vl/test.jsonl", verb_eval},
     {"synth", "SHAPE -o DIR [--layers N]", "a checkpoint of a published shape with random weights",
      "squint synth qwen2-vl-2b -o synth-2b --layers 4", verb_synth},
-    {"convert", "IN -o OUT", "a GGUF or llama2.c file as a Hugging Face folder",
+    {"convert", "IN -o OUT", "a GGUF or llama2.c file as a folder; a quantized folder in another layout",
      "squint convert model.gguf -o folder", verb_convert},
     {"devices", "", "CPU flags, chosen kernels, measured bandwidth and arithmetic rate",
      "squint devices", verb_devices},

@@ -203,6 +203,11 @@ SQ_API sq_status sq_eval(const char *model, const sq_eval_options *options,
  * appears when complete; ggml's blocks are widened to dtype ("BF16" when NULL, "F16", "F32"). */
 SQ_API sq_status sq_convert(const char *model, const char *out, const char *dtype,
                             const sq_progress *progress, sq_error *err);
+/* A quantized folder in another layout ("compressed-tensors", "awq-gemm", "awq-gemv", "gptq",
+ * "gptq-v2"), codes and zero points untouched; SQ_EUNSUPPORTED names the linear that the layout
+ * cannot hold, or whose scales it cannot hold exactly. */
+SQ_API sq_status sq_convert_layout(const char *model, const char *out, const char *format,
+                                   const sq_progress *progress, sq_error *err);
 
 /* What it takes, before any work. model: a checkpoint, a folder with config.json alone, or the name
  * of a shape that sq_synth knows. */

@@ -47,3 +47,21 @@ sq_status sq_eval(const char *model, const sq_eval_options *options, const sq_pr
 fail:
     return sq_report_text(r, report, st, err);
 }
+
+sq_status sq_convert_layout(const char *model, const char *out, const char *format,
+                            const sq_progress *progress, sq_error *err) {
+    sq_layout layout;
+    sq_status st;
+    SQ_TRY(sq_need_arg(model, "model", err));
+    SQ_TRY(sq_need_arg(out, "out", err));
+    SQ_TRY(sq_need_arg(format, "format", err));
+    if (!sq_layout_parse(format, &layout)) {
+        return sq_fail(err, SQ_EARG,
+                       "format '%s' is not there; wanted hf, compressed-tensors, awq-gemm, "
+                       "awq-gemv, gptq or gptq-v2",
+                       format);
+    }
+    st = sq_convert_run(model, out, layout, progress, err);
+fail:
+    return st;
+}

@@ -334,11 +334,8 @@ static sq_status store_laid_out(const sq_qlinear *q, const sq_layout_form *f, co
     sq_layout_pack_scales(f, held, q->scales);
     sq_from_f32(out[SQ_LAYOUT_SCALES].data, q->scale_type, held, cells);
     if (!sq_layout_pack_zeros(f, out[SQ_LAYOUT_QZEROS].data, q->zeros, &row, &group)) {
-        st = sq_fail(err, SQ_EUNSUPPORTED,
-                     "%s: %s keeps zero points less one and cannot hold a zero point 0; got one in "
-                     "row %lld, group %lld",
-                     what, sq_layout_name(f->layout), (long long)row, (long long)group);
-        sq_hint(err, "use gptq-v2, which holds them as they are");
+        st = sq_fail(err, SQ_EINTERNAL, "%s: a zero point 0 in row %lld was not seen before", what,
+                     (long long)row);
     }
 fail:
     sq_free(sorted);
@@ -346,22 +343,38 @@ fail:
     return st;
 }
 
-static sq_status check_form(const sq_qlinear *q, const sq_layout_form *f, const char *what,
-                            sq_error *err) {
-    sq_status st = sq_layout_check(f, 1, err);
-    if (st == SQ_OK && q->act_bits != 0 && f->layout != SQ_LAYOUT_CT) {
-        st = sq_fail(err, SQ_EUNSUPPORTED, "%s has no place for rounded inputs (w8a8, w4a8)",
-                     sq_layout_name(f->layout));
+static sq_status no_zero(const sq_qlinear *q, const char *what, sq_error *err) {
+    int64_t groups = q->k_padded / q->group;
+    for (int64_t i = 0; i < q->n * groups; i++) {
+        if (q->zeros[i] == 0) {
+            sq_fail(err, SQ_EUNSUPPORTED,
+                    "%s: gptq (v1) keeps zero points less one and cannot hold a zero point 0; got "
+                    "one in row %lld, group %lld",
+                    what, (long long)(i / groups), (long long)(i % groups));
+            sq_hint(err, "use gptq-v2, which holds them as they are");
+            return SQ_EUNSUPPORTED;
+        }
     }
-    if (st == SQ_OK && q->columns != NULL && !sq_layout_is_gptq(f->layout)) {
+    return SQ_OK;
+}
+
+sq_status sq_qlinear_check(const sq_qlinear *q, sq_layout layout, const char *what, sq_error *err) {
+    sq_layout_form f = form_of(q, layout);
+    sq_status st = sq_layout_check(&f, 1, err);
+    if (st == SQ_OK && q->act_bits != 0 && layout != SQ_LAYOUT_CT) {
+        st = sq_fail(err, SQ_EUNSUPPORTED, "%s has no place for rounded inputs (w8a8, w4a8)",
+                     sq_layout_name(layout));
+    }
+    if (st == SQ_OK && q->columns != NULL && !sq_layout_is_gptq(layout)) {
         st = sq_fail(err, SQ_EUNSUPPORTED,
                      "%s has no g_idx; got columns in another order (act-order)",
-                     sq_layout_name(f->layout));
+                     sq_layout_name(layout));
     }
     if (st != SQ_OK) {
         sq_error_prefix(err, "%s: ", what);
+        return st;
     }
-    return st;
+    return layout == SQ_LAYOUT_GPTQ ? no_zero(q, what, err) : SQ_OK;
 }
 
 sq_status sq_qlinear_store(const sq_qlinear *q, sq_layout layout, const char *what,
@@ -369,7 +382,7 @@ sq_status sq_qlinear_store(const sq_qlinear *q, sq_layout layout, const char *wh
     sq_layout_form f = form_of(q, layout);
     sq_status st;
     *n = 0;
-    SQ_TRY(check_form(q, &f, what, err));
+    SQ_TRY(sq_qlinear_check(q, layout, what, err));
     *n = sq_qlinear_specs(q, layout, out);
     for (int i = 0; i < *n; i++) {
         out[i].data = sq_alloc(out[i].bytes, 1, what, err);

@@ -55,6 +55,8 @@ int sq_qlinear_specs(const sq_qlinear *q, sq_layout layout, sq_qtensor out[SQ_QT
 /* And their data. What the layout cannot hold is SQ_EUNSUPPORTED and names `what`. */
 sq_status sq_qlinear_store(const sq_qlinear *q, sq_layout layout, const char *what,
                            sq_qtensor out[SQ_QTENSORS], int *n, sq_error *err);
+/* Whether it would, without storing it. */
+sq_status sq_qlinear_check(const sq_qlinear *q, sq_layout layout, const char *what, sq_error *err);
 void sq_qtensors_free(sq_qtensor *t, int n);
 
 #endif

@@ -184,7 +184,10 @@ static sq_status bind_linear(sq_binder *b, sq_linear *l, const sq_linear_row *ro
     if (st == SQ_OK) {
         st = prepare_rounded(b, l);
     }
-    int bias = sq_config_bias(c, row, part);
+    /* Some packages give every quantized linear a bias. */
+    int bias =
+        sq_config_bias(c, row, part) || (b->q != NULL && sq_qconfig_layout(b->q) != SQ_LAYOUT_CT &&
+                                         l->quantized && sq_bind_find(b, l->name, ".bias") != NULL);
     if (st == SQ_OK && bias) {
         st = vector(b, l->name, ".bias", shape[0], &l->bias, NULL);
     }

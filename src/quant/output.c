@@ -59,6 +59,11 @@ static const sq_plan_row *row_of(const sq_plan *p, const sq_tensor *t, int *code
     return NULL;
 }
 
+int sq_output_replaces(const sq_output *o, const sq_tensor *t) {
+    int codes;
+    return row_of(o->plan, t, &codes) != NULL;
+}
+
 typedef struct spec_list {
     sq_tensor_spec *items;
     size_t n;
@@ -375,7 +380,7 @@ sq_status sq_output_finish(sq_output *o, json_t *layers, sq_error *err) {
     SQ_TRY(sq_st_writer_finish(&o->writer, err));
     SQ_TRY(write_config(o, err));
     SQ_TRY(copy_files(o, files, err));
-    record = json_pack("{s:i, s:s, s:O, s:O, s:O, s:o*}", "version", 1, "squint", SQ_VERSION,
+    record = json_pack("{s:i, s:s, s:O*, s:O, s:O, s:o*}", "version", 1, "squint", SQ_VERSION,
                        "layers", layers, "files", files, "tensors",
                        json_object_get(o->journal, "hashes"), "tp", sq_split_record(o->plan));
     SQ_TRY(sq_json_save(path, record, err));

@@ -31,10 +31,13 @@ sq_status sq_output_codes(sq_output *o, const sq_linear *l, const sq_codes *c, s
 sq_status sq_output_linear(sq_output *o, const sq_linear *l, const sq_qlinear *q, sq_error *err);
 /* A tensor of the source with other numbers of the same type. */
 sq_status sq_output_floats(sq_output *o, const sq_tensor *t, const float *data, sq_error *err);
+/* 1 for a tensor of the source that a quantized linear's own take the place of. */
+int sq_output_replaces(const sq_output *o, const sq_tensor *t);
 sq_status sq_output_copy(sq_output *o, const sq_tensor *t, sq_error *err);
 /* Syncs, then records the unit. Takes entries. */
 sq_status sq_output_commit(sq_output *o, const char *unit, json_t *entries, sq_error *err);
 /* config.json, the other files byte for byte, squint.json; renames. */
+/* layers: NULL where nothing is known of them. */
 sq_status sq_output_finish(sq_output *o, json_t *layers, sq_error *err);
 void sq_output_close(sq_output *o);
 

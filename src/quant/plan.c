@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-static sq_status count(void *user, sq_linear *l, sq_error *err) {
+sq_status sq_plan_count(void *user, sq_linear *l, sq_error *err) {
     (void)l;
     (void)err;
     ++*(size_t *)user;
@@ -95,7 +95,7 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
     }
     size_t n = 0;
     sq_net *reading = (sq_net *)(uintptr_t)net; /* the visitors only read */
-    sq_net_each_linear(reading, count, &n, err);
+    sq_net_each_linear(reading, sq_plan_count, &n, err);
     out->rows = sq_alloc(n, sizeof *out->rows, "a plan", err);
     st = out->rows == NULL ? SQ_ENOMEM : sq_net_each_linear(reading, decide, out, err);
     out->ranks = o->tp;
@@ -166,30 +166,39 @@ static sq_status check_row(const sq_plan *p, const sq_plan_row *r, sq_error *err
     return st;
 }
 
-sq_status sq_plan_check_layout(const sq_plan *p, sq_error *err) {
+sq_status sq_plan_one_group(const sq_plan *p, sq_error *err) {
     const sq_plan_row *first = NULL;
+    int whole = every_row_whole(p);
+    for (size_t i = 0; sq_layout_is_awq(p->layout) && !whole && i < p->n; i++) {
+        const sq_plan_row *r = &p->rows[i];
+        first = first == NULL && r->quantize ? r : first;
+        if (r->quantize && r->grid.group != first->grid.group) {
+            return sq_fail(
+                err, SQ_EARG, "%s: %s has one group size for all; got %lld, and %lld in %s",
+                r->linear->file_name, sq_layout_name(p->layout), (long long)r->grid.group,
+                (long long)first->grid.group, first->linear->file_name);
+        }
+    }
+    return SQ_OK;
+}
+
+sq_status sq_plan_check_layout(const sq_plan *p, sq_error *err) {
     sq_status st = SQ_OK;
     for (size_t i = 0; p->layout != SQ_LAYOUT_CT && st == SQ_OK && i < p->n; i++) {
-        const sq_plan_row *r = &p->rows[i];
-        if (!r->quantize) {
-            continue;
-        }
-        st = check_row(p, r, err);
-        first = first == NULL ? r : first;
-        if (st == SQ_OK && sq_layout_is_awq(p->layout) && r->grid.group != first->grid.group &&
-            !every_row_whole(p)) {
-            st =
-                sq_fail(err, SQ_EARG, "%s: %s has one group size for all; got %lld, and %lld in %s",
-                        r->linear->file_name, sq_layout_name(p->layout), (long long)r->grid.group,
-                        (long long)first->grid.group, first->linear->file_name);
-            sq_hint(err, "add --group-size %lld, or use --format gptq-v2",
-                    (long long)(common_group(p) > 0 ? common_group(p) : -1));
-        }
+        st = p->rows[i].quantize ? check_row(p, &p->rows[i], err) : SQ_OK;
     }
     if (st == SQ_EUNSUPPORTED && err != NULL) {
         err->status = SQ_EARG;
     }
-    return st == SQ_EUNSUPPORTED ? SQ_EARG : st;
+    if (st != SQ_OK) {
+        return SQ_EARG;
+    }
+    st = sq_plan_one_group(p, err);
+    if (st != SQ_OK) {
+        sq_hint(err, "add --group-size %lld, or use --format gptq-v2",
+                (long long)(common_group(p) > 0 ? common_group(p) : -1));
+    }
+    return st;
 }
 
 void sq_plan_close(sq_plan *p) {

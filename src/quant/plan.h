@@ -35,6 +35,10 @@ void sq_plan_fit(sq_plan_row *r, int64_t group, sq_indivisible how);
 /* Whether the layout holds what the plan wants; SQ_EARG names the linear, with what to do in the
  * hint. */
 sq_status sq_plan_check_layout(const sq_plan *p, sq_error *err);
+/* AutoAWQ's layouts have one group size for all. */
+sq_status sq_plan_one_group(const sq_plan *p, sq_error *err);
+/* A visitor of sq_net_each_linear: user is the size_t that it counts in. */
+sq_status sq_plan_count(void *user, sq_linear *l, sq_error *err);
 /* The group size that AutoAWQ's and GPTQ's configs say for a row: 0 (one group a row) where every
  * row has one. */
 int sq_plan_group(const sq_plan *p, const sq_plan_row *r);
