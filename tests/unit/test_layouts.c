@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "format/ct.h"
 #include "format/layouts.h"
+#include "format/qlinear.h"
 
 enum { N = 32, K = 64, GROUP = 32, GROUPS = K / GROUP };
 
@@ -204,10 +205,90 @@ static void order_of_columns(void **state) {
     assert_int_equal(sq_layout_order(&f, uneven, columns), -1);
 }
 
+/* ---- the packages' own words (tests/oracle/gen_layouts.py) ---- */
+
+static const sq_tensor *part(const sq_checkpoint *f, const char *name, const char *what) {
+    char key[64];
+    snprintf(key, sizeof key, "%s.%s", name, what);
+    return sq_checkpoint_find(f, key);
+}
+
+/* Codes, zero points and scales as the package was given them. */
+static void as_given(const sq_qlinear *q, const sq_checkpoint *f, const char *name) {
+    const uint8_t *codes = part(f, name, "codes")->data;
+    for (int64_t i = 0; i < q->n * q->k; i++) {
+        int64_t r = i / q->k, j = i % q->k, c = q->columns == NULL ? j : q->columns[j];
+        assert_int_equal(q->codes[i], codes[r * q->k + c]);
+    }
+    size_t cells = (size_t)(q->n * (q->k / q->group));
+    assert_memory_equal(q->zeros, part(f, name, "zeros")->data, cells);
+    assert_memory_equal(q->scales, part(f, name, "scale")->data, cells * 4);
+}
+
+/* Stored again, to the byte. */
+static void as_packed(const sq_qlinear *q, sq_layout layout, const sq_checkpoint *f,
+                      const char *name) {
+    sq_qtensor t[SQ_QTENSORS];
+    sq_error err = {0};
+    int n;
+    assert_int_equal(sq_qlinear_store(q, layout, name, t, &n, &err), SQ_OK);
+    assert_int_equal(n, sq_layout_is_gptq(layout) ? 4 : 3);
+    for (int i = 0; i < n; i++) {
+        const sq_tensor *want = part(f, name, t[i].suffix + 1);
+        assert_int_equal(t[i].dtype, want->dtype);
+        assert_int_equal(t[i].bytes, want->bytes);
+        assert_memory_equal(t[i].data, want->data, want->bytes);
+    }
+    sq_qtensors_free(t, n);
+}
+
+static void packed_by_the_packages(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        sq_layout layout;
+        int bits, group, act_order;
+    } cases[] = {
+        {"gemm-32", SQ_LAYOUT_AWQ_GEMM, 4, 32, 0}, {"gemm-128", SQ_LAYOUT_AWQ_GEMM, 4, 128, 0},
+        {"gemm-8s", SQ_LAYOUT_AWQ_GEMM, 4, 64, 0}, {"gemv-32", SQ_LAYOUT_AWQ_GEMV, 4, 32, 0},
+        {"gemv-64", SQ_LAYOUT_AWQ_GEMV, 4, 64, 0}, {"gemv-128", SQ_LAYOUT_AWQ_GEMV, 4, 128, 0},
+        {"v2-32", SQ_LAYOUT_GPTQ_V2, 4, 32, 0},    {"v2-row", SQ_LAYOUT_GPTQ_V2, 4, 0, 0},
+        {"v2-8bit", SQ_LAYOUT_GPTQ_V2, 8, 64, 0},  {"v2-act", SQ_LAYOUT_GPTQ_V2, 4, 32, 1},
+        {"v1-sym", SQ_LAYOUT_GPTQ, 4, 128, 0},     {"v1-8bit", SQ_LAYOUT_GPTQ, 8, 64, 0},
+        {"v1-act", SQ_LAYOUT_GPTQ, 4, 32, 1},      {"v1-zero", SQ_LAYOUT_GPTQ, 4, 32, 0}};
+    char path[600];
+    sq_checkpoint *f;
+    sq_error err = {0};
+    snprintf(path, sizeof path, "%s/tests/golden/quant/layouts.safetensors",
+             getenv("SQ_TEST_ROOT"));
+    assert_int_equal(sq_checkpoint_open(&f, path, &err), SQ_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *name = cases[i].name;
+        const sq_tensor *codes = part(f, name, "codes");
+        sq_qparts p = {part(f, name, "qweight"), part(f, name, "scales"), part(f, name, "qzeros"),
+                       part(f, name, "g_idx")};
+        sq_ct_scheme s = {.bits = cases[i].bits, .group_size = cases[i].group};
+        sq_qlinear q;
+        assert_int_equal(sq_qlinear_read(&q, &p, cases[i].layout, &s, codes->shape[0],
+                                         codes->shape[1], name, &err),
+                         SQ_OK);
+        assert_int_equal(q.columns != NULL, cases[i].act_order);
+        as_given(&q, f, name);
+        if (strcmp(name, "v1-zero") != 0) {
+            as_packed(&q, cases[i].layout, f, name);
+        } else {
+            assert_int_equal(sq_qlinear_check(&q, SQ_LAYOUT_GPTQ, name, &err), SQ_EUNSUPPORTED);
+        }
+        sq_qlinear_free(&q);
+    }
+    sq_checkpoint_close(&f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(golden_awq),
         cmocka_unit_test(golden_gptq),
+        cmocka_unit_test(packed_by_the_packages),
         cmocka_unit_test(every_form_comes_back),
         cmocka_unit_test(what_a_layout_cannot_hold),
         cmocka_unit_test(order_of_columns),
