@@ -45,7 +45,7 @@ int sq_output_own_file(const char *name) {
            strcmp(name, "squint.json") == 0 || strcmp(name, "journal.json") == 0;
 }
 
-/* The plan's row that a tensor of the source belongs to; NULL for every tensor that is copied.
+/* The plan's row that a tensor of the source belongs to; NULL for a tensor outside the linears.
  * *codes: it is the one that stands for the linear (".weight", or the codes of a quantized one). */
 static const sq_plan_row *row_of(const sq_plan *p, const sq_tensor *t, int *codes) {
     *codes = 1;
@@ -61,7 +61,8 @@ static const sq_plan_row *row_of(const sq_plan *p, const sq_tensor *t, int *code
 
 int sq_output_replaces(const sq_output *o, const sq_tensor *t) {
     int codes;
-    return row_of(o->plan, t, &codes) != NULL;
+    const sq_plan_row *r = row_of(o->plan, t, &codes);
+    return r != NULL && r->quantize;
 }
 
 typedef struct spec_list {
