@@ -249,6 +249,8 @@ int verb_eval(int argc, char **argv) {
         {"--min-iou", CLI_REAL, &o.min_iou, "X  limit; exit 1 below it"},
         {"--max-kl", CLI_REAL, &o.max_kl, "X  limit; exit 1 above it"},
         {"--max-perplexity", CLI_REAL, &o.max_perplexity, "X  limit; exit 1 above it"},
+        {"--report", CLI_TEXT, &o.report,
+         "FILE.html  one page of all of it, with pictures, layers and commands"},
         {NULL, CLI_FLAG, NULL, NULL},
     };
     int status = cli_parse("eval", argc, argv, options, pos, 1, 1, &common);

@@ -193,6 +193,9 @@ typedef struct sq_eval_options {
     const char *task;                 /* JSON lines with answer or bbox */
     int64_t window, windows, samples; /* 0: 512, all, all */
     double min_accuracy, min_iou, max_kl, max_perplexity; /* limits; 0: none; not met: SQ_ECHECK */
+    const char *report; /* NULL, or an HTML page to write: all that is measured, in one file that
+                           needs no network. The other model answers, too, and with it come examples
+                           and what each quantized layer costs alone. */
 } sq_eval_options;
 SQ_API sq_status sq_eval(const char *model, const sq_eval_options *options,
                          const sq_progress *progress, char **report, sq_error *err);

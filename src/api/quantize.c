@@ -1,5 +1,6 @@
 /* Calibrating, quantizing, verifying, evaluating: argument checks in front of quant/. */
 #include "api/api.h"
+#include "api/report.h"
 #include "quant/quant.h"
 
 sq_status sq_quantize(const char *model, const char *out, const sq_quantize_options *options,
@@ -44,6 +45,13 @@ sq_status sq_eval(const char *model, const sq_eval_options *options, const sq_pr
     SQ_TRY(sq_need_arg(model, "model", err));
     SQ_TRY(sq_need_arg(options, "options", err));
     st = sq_eval_run(model, options, progress, &r, err);
+    if (options->report != NULL && (st == SQ_OK || st == SQ_ECHECK)) { /* a limit not met, too */
+        sq_error other = {0};
+        sq_status saved = sq_report_save(model, options, r, &other);
+        if (saved != SQ_OK) {
+            st = sq_fail(err, saved, "%s", other.text);
+        }
+    }
 fail:
     return sq_report_text(r, report, st, err);
 }

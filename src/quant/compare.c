@@ -43,6 +43,9 @@ static void compare_row(pass *p, int64_t at, const float *q) {
     }
     const float *r = p->reference + at * p->vocab;
     double lr = log_sum_exp(r, p->vocab), kl = 0;
+    if (at + 1 < (int64_t)p->prompt->ids.len) {
+        c->reference_nll += lr - (double)r[p->prompt->ids.data[at + 1]];
+    }
     for (int64_t i = 0; i < p->vocab; i++) {
         double a = (double)r[i] - lr;
         kl += exp(a) * (a - ((double)q[i] - lq));
@@ -74,23 +77,44 @@ static sq_status feed(const sq_net *net, const sq_prompt *prompt, sq_logits_fn f
     return st;
 }
 
+sq_status sq_compare_reference(float **logits, const sq_net *reference, const sq_prompt *prompt,
+                               sq_error *err) {
+    pass p = {.prompt = prompt, .vocab = reference->config.dims[SQ_D_VOCAB]};
+    p.reference =
+        sq_alloc_raw(prompt->ids.len, (size_t)p.vocab * sizeof(float), "reference logits", err);
+    sq_status st = p.reference == NULL ? SQ_ENOMEM : feed(reference, prompt, keep, &p, err);
+    if (st != SQ_OK) {
+        sq_free(p.reference);
+        p.reference = NULL;
+    }
+    *logits = p.reference;
+    return st;
+}
+
+sq_status sq_compare_to(sq_comparison *c, const sq_net *model, const float *logits,
+                        const sq_prompt *prompt, sq_error *err) {
+    pass p = {.c = c,
+              .prompt = prompt,
+              .vocab = model->config.dims[SQ_D_VOCAB],
+              .reference = (float *)(uintptr_t)logits};
+    return feed(model, prompt, each, &p, err);
+}
+
 sq_status sq_compare(sq_comparison *c, const sq_net *model, const sq_net *reference,
                      const sq_prompt *prompt, sq_error *err) {
-    pass p = {.c = c, .prompt = prompt, .vocab = model->config.dims[SQ_D_VOCAB]};
+    int64_t vocab = model->config.dims[SQ_D_VOCAB];
+    float *logits = NULL;
     sq_status st;
-    if (reference != NULL && reference->config.dims[SQ_D_VOCAB] != p.vocab) {
+    if (reference != NULL && reference->config.dims[SQ_D_VOCAB] != vocab) {
         return sq_fail(err, SQ_EARG,
                        "the models have different vocabularies; got %lld and %lld tokens",
-                       (long long)p.vocab, (long long)reference->config.dims[SQ_D_VOCAB]);
+                       (long long)vocab, (long long)reference->config.dims[SQ_D_VOCAB]);
     }
     if (reference != NULL) {
-        p.reference =
-            sq_alloc_raw(prompt->ids.len, (size_t)p.vocab * sizeof(float), "reference logits", err);
-        st = p.reference == NULL ? SQ_ENOMEM : feed(reference, prompt, keep, &p, err);
-        SQ_TRY(st);
+        SQ_TRY(sq_compare_reference(&logits, reference, prompt, err));
     }
-    st = feed(model, prompt, each, &p, err);
+    st = sq_compare_to(c, model, logits, prompt, err);
 fail:
-    sq_free(p.reference);
+    sq_free(logits);
     return st;
 }

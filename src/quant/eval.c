@@ -9,8 +9,14 @@
 #include "base/log.h"
 #include "quant/compare.h"
 #include "quant/quant.h"
+#include "quant/sensitivity.h"
 
-enum { MAX_ANSWER = 96 };
+enum {
+    MAX_ANSWER = 96,
+    SHOWN = 6, /* examples of a kind on the page */
+    MAX_SENSITIVITY = 8,
+    MAX_TOKENS = 4096 /* prompts that layers are held against, and their length */
+};
 
 typedef struct side {
     sq_net *net;
@@ -27,6 +33,48 @@ static void close_side(side *s) {
     sq_net_close(&s->net);
 }
 
+/* Prompts that the layers one by one are held against, for the page alone. */
+typedef struct probes {
+    sq_prompt prompts[MAX_SENSITIVITY];
+    size_t n;
+    int64_t tokens;
+} probes;
+
+/* Takes the prompt when there is room, and leaves an empty one. */
+static void add_probe(probes *s, sq_prompt *p) {
+    if (s->n < MAX_SENSITIVITY && s->tokens + (int64_t)p->ids.len <= MAX_TOKENS) {
+        s->tokens += (int64_t)p->ids.len;
+        s->prompts[s->n++] = *p;
+        *p = (sq_prompt){0};
+    }
+}
+
+static sq_status probe(probes *s, const side *m, const side *other, const sq_progress *progress,
+                       json_t *r, sq_error *err) {
+    json_t *list = NULL;
+    sq_status st = sq_sensitivity(m->net, other->net, s->prompts, s->n, progress, &list, err);
+    if (list != NULL) {
+        json_object_set_new(r, "sensitivity", list);
+        json_object_set_new(r, "sensitivity_tokens", json_integer((json_int_t)s->tokens));
+    }
+    return st;
+}
+
+static void close_probes(probes *s) {
+    for (size_t i = 0; i < s->n; i++) {
+        sq_prompt_free(&s->prompts[i]);
+    }
+}
+
+static void put_comparison(json_t *r, const sq_comparison *c) {
+    if (c->positions > 0) {
+        json_object_set_new(r, "kl", json_real(c->kl / (double)c->positions));
+        json_object_set_new(r, "top1_agreement",
+                            json_real((double)c->agree / (double)c->positions));
+        json_object_set_new(r, "positions", json_integer((json_int_t)c->positions));
+    }
+}
+
 /* ---- perplexity ---- */
 
 static sq_status eval_text(side *m, side *other, const sq_eval_options *o,
@@ -35,6 +83,7 @@ static sq_status eval_text(side *m, side *other, const sq_eval_options *o,
     size_t len;
     sq_ids ids = {0};
     sq_comparison c = {0};
+    probes kept = {.n = 0};
     int64_t window = o->window > 0 ? o->window : 512, n = 0;
     sq_status st;
     SQ_TRY(sq_file_read(o->text, (size_t)1 << 32, &text, &len, err));
@@ -47,6 +96,9 @@ static sq_status eval_text(side *m, side *other, const sq_eval_options *o,
         SQ_TRY(sq_prompt_tokens(&p, &m->front, ids.data + at,
                                 left < (size_t)window ? left : (size_t)window, err));
         st = p.ids.len < 2 && n > 0 ? SQ_OK : sq_compare(&c, m->net, other->net, &p, err);
+        if (o->report != NULL && other->net != NULL) {
+            add_probe(&kept, &p);
+        }
         sq_prompt_free(&p);
         SQ_TRY(st);
         if (!sq_progress_tick(progress, "eval", n + 1, windows, NULL)) {
@@ -61,14 +113,18 @@ static sq_status eval_text(side *m, side *other, const sq_eval_options *o,
     json_object_set_new(r, "perplexity", json_real(exp(c.nll / (double)c.predicted)));
     json_object_set_new(r, "n", json_integer((json_int_t)n));
     if (other->net != NULL) {
-        json_object_set_new(r, "kl", json_real(c.kl / (double)c.positions));
-        json_object_set_new(r, "top1_agreement", json_real((double)c.agree / (double)c.positions));
+        json_object_set_new(
+            r, "against",
+            json_pack("{s:f}", "perplexity", exp(c.reference_nll / (double)c.predicted)));
+        put_comparison(r, &c);
+        SQ_TRY(probe(&kept, m, other, progress, r, err));
     }
     if (c.bad > 0) {
         st = sq_fail(err, SQ_ECHECK, "%lld positions have logits that are not numbers",
                      (long long)c.bad);
     }
 fail:
+    close_probes(&kept);
     sq_free(text);
     sq_free(ids.data);
     return st;
@@ -129,46 +185,56 @@ static double iou(const double a[4], const double b[4]) {
     return both - inter > 0 ? inter / (both - inter) : 0;
 }
 
+/* What a model says to a question, and how right it is. */
+typedef struct reply {
+    sq_buf text;
+    double score, box[4]; /* box: in pixels of the original picture */
+    int has_box;
+} reply;
+
+static const char *reply_text(const reply *a) { return a->text.data == NULL ? "" : a->text.data; }
+
 /* The answer's box, from resized pixels to those of the original picture. */
-static double box_score(const char *answer, const json_t *want, const sq_prompt *p) {
-    double got[4], truth[4];
-    if (!read_box(answer, got)) {
-        return 0;
-    }
-    for (size_t i = 0; i < 4; i++) {
-        truth[i] = json_number_value(json_array_get(want, i));
-    }
-    if (p->n_slots > 0) {
+static void find_box(reply *a, const sq_prompt *p) {
+    a->has_box = read_box(reply_text(a), a->box);
+    if (a->has_box && p->n_slots > 0) {
         const sq_pixels *x = &p->slots[p->n_slots - 1].pixels;
         double sx = (double)x->width / (double)x->resized_width,
                sy = (double)x->height / (double)x->resized_height;
-        got[0] *= sx;
-        got[2] *= sx;
-        got[1] *= sy;
-        got[3] *= sy;
+        a->box[0] *= sx;
+        a->box[2] *= sx;
+        a->box[1] *= sy;
+        a->box[3] *= sy;
     }
-    return iou(got, truth);
 }
 
-typedef struct scores {
+/* What one model's answers come to. */
+typedef struct tally {
     json_t *kinds; /* {kind: {"n", "score"}}, score a sum until the end */
     double right, boxes;
     int64_t questions, n_boxes, n;
+} tally;
+
+typedef struct scores {
+    tally mine, its; /* its: of the other model, for the page alone */
     sq_comparison compared;
+    probes kept;
+    json_t *examples;
+    int boxes, changed; /* examples so far */
 } scores;
 
-static void add_kind(scores *s, const char *kind, double score) {
-    json_t *k = json_object_get(s->kinds, kind);
+static void add_kind(json_t *kinds, const char *kind, double score) {
+    json_t *k = json_object_get(kinds, kind);
     if (k == NULL) {
         k = json_pack("{s:i, s:f}", "n", 0, "score", 0.0);
-        json_object_set_new(s->kinds, kind, k);
+        json_object_set_new(kinds, kind, k);
     }
     json_object_set_new(k, "n", json_integer(json_integer_value(json_object_get(k, "n")) + 1));
     json_object_set_new(k, "score",
                         json_real(json_number_value(json_object_get(k, "score")) + score));
 }
 
-static sq_status answer(side *m, const sq_prompt *p, sq_buf *text, sq_error *err) {
+static sq_status answer(side *m, const sq_prompt *p, reply *a, sq_error *err) {
     sq_seq s;
     sq_ids ids = {0};
     sq_status st = sq_seq_open(&s, m->net, err);
@@ -177,85 +243,186 @@ static sq_status answer(side *m, const sq_prompt *p, sq_buf *text, sq_error *err
     }
     SQ_TRY(sq_seq_feed(&s, p, 0, 0, NULL, NULL, err));
     SQ_TRY(sq_seq_greedy(&s, MAX_ANSWER, &ids, err));
-    st = sq_tokenizer_decode(m->front.tokenizer, ids.data, ids.len, 1, text, err);
+    st = sq_tokenizer_decode(m->front.tokenizer, ids.data, ids.len, 1, &a->text, err);
 fail:
     sq_free(ids.data);
     sq_seq_close(&s);
     return st;
 }
 
-static sq_status one_question(side *m, side *other, sq_samples *all, size_t i, scores *s,
-                              sq_error *err) {
+static void judge(tally *t, const json_t *line, const sq_prompt *p, reply *a) {
+    const json_t *box = json_object_get(line, "bbox"), *want = json_object_get(line, "answer");
+    if (json_is_array(box)) {
+        double truth[4];
+        for (size_t i = 0; i < 4; i++) {
+            truth[i] = json_number_value(json_array_get(box, i));
+        }
+        find_box(a, p);
+        a->score = a->has_box ? iou(a->box, truth) : 0;
+        t->boxes += a->score;
+        t->n_boxes++;
+    } else if (json_is_string(want)) {
+        a->score = same_words(reply_text(a), json_string_value(want));
+        t->right += a->score;
+        t->questions++;
+    }
+    if (box != NULL || want != NULL) {
+        add_kind(t->kinds, sq_json_str(line, "kind", json_is_array(box) ? "bbox" : "question"),
+                 a->score);
+        t->n++;
+    }
+}
+
+/* ---- examples for the page ---- */
+
+/* The last part of that type in the messages of a line. */
+static const char *last_part(const json_t *line, const char *type) {
+    const char *found = NULL;
+    size_t i, k;
+    json_t *m, *part;
+    json_array_foreach(json_object_get(line, "messages"), i, m) {
+        const json_t *content = json_object_get(m, "content");
+        if (strcmp(type, "text") == 0 && json_is_string(content)) {
+            found = json_string_value(content);
+        }
+        json_array_foreach(content, k, part) { found = sq_json_str(part, type, found); }
+    }
+    return found;
+}
+
+static json_t *reply_json(const reply *a) {
+    json_t *o = json_pack("{s:s, s:f}", "text", reply_text(a), "score", a->score);
+    if (o != NULL && a->has_box) {
+        json_object_set_new(o, "box",
+                            json_pack("[f, f, f, f]", a->box[0], a->box[1], a->box[2], a->box[3]));
+    }
+    return o;
+}
+
+/* The first boxes, each about another picture, and the first answers that became others (without
+ * another model: the first wrong ones). before is NULL without another model. */
+static void keep_example(scores *s, const sq_samples *all, const sq_sample *x, const reply *after,
+                         const reply *before) {
+    const char *image = last_part(x->line, "image"), *text = last_part(x->line, "text");
+    const json_t *last = json_array_get(s->examples, json_array_size(s->examples) - 1);
+    int box = json_is_array(json_object_get(x->line, "bbox"));
+    int fresh = image == NULL || strcmp(sq_json_str(last, "name", ""), image) != 0;
+    int wanted = box ? s->boxes < SHOWN && fresh
+                     : s->changed < SHOWN &&
+                           (before == NULL ? after->score == 0 : after->score != before->score);
+    if (!wanted || json_object_get(x->line, box ? "bbox" : "answer") == NULL) {
+        return;
+    }
+    sq_arena a = {0};
+    char *path = image == NULL ? NULL : sq_path_join(&a, all->dir, image, NULL);
+    json_t *o = json_pack(
+        "{s:s?, s:s?, s:s, s:s, s:O?, s:O?, s:o, s:o?}", "name", image, "path", path, "question",
+        text == NULL ? "" : text, "kind", sq_json_str(x->line, "kind", box ? "bbox" : "question"),
+        "answer", json_object_get(x->line, "answer"), "bbox", json_object_get(x->line, "bbox"),
+        "after", reply_json(after), "before", before == NULL ? NULL : reply_json(before));
+    if (o != NULL && x->prompt.n_slots > 0) {
+        const sq_pixels *px = &x->prompt.slots[x->prompt.n_slots - 1].pixels;
+        json_object_set_new(o, "width", json_integer(px->width));
+        json_object_set_new(o, "height", json_integer(px->height));
+    }
+    json_array_append_new(s->examples, o);
+    s->boxes += box;
+    s->changed += !box;
+    sq_arena_free(&a);
+}
+
+/* ---- the task ---- */
+
+static sq_status one_question(side *m, side *other, const sq_eval_options *o, sq_samples *all,
+                              size_t i, scores *s, sq_error *err) {
     sq_sample *x = &all->items[i];
-    const json_t *box = json_object_get(x->line, "bbox"),
-                 *want = json_object_get(x->line, "answer");
-    sq_buf text = {0};
+    reply mine = {.score = 0}, its = {.score = 0};
+    int both = o->report != NULL && other->net != NULL;
+    size_t step = all->n / MAX_SENSITIVITY + 1;
     sq_status st;
     SQ_TRY(sq_sample_load(x, &m->front, all->dir, 1, err));
     if (other->net != NULL) {
         SQ_TRY(sq_compare(&s->compared, m->net, other->net, &x->prompt, err));
     }
-    SQ_TRY(answer(m, &x->prompt, &text, err));
-    const char *got = text.data == NULL ? "" : text.data;
-    double score = 0;
-    if (json_is_array(box)) {
-        score = box_score(got, box, &x->prompt);
-        s->boxes += score;
-        s->n_boxes++;
-    } else if (json_is_string(want)) {
-        score = same_words(got, json_string_value(want));
-        s->right += score;
-        s->questions++;
+    SQ_TRY(answer(m, &x->prompt, &mine, err));
+    judge(&s->mine, x->line, &x->prompt, &mine);
+    if (both) {
+        SQ_TRY(answer(other, &x->prompt, &its, err));
+        judge(&s->its, x->line, &x->prompt, &its);
     }
-    if (box != NULL || want != NULL) {
-        add_kind(s, sq_json_str(x->line, "kind", json_is_array(box) ? "bbox" : "question"), score);
-        s->n++;
+    if (o->report != NULL) {
+        keep_example(s, all, x, &mine, both ? &its : NULL);
+    }
+    if (both && i % step == 0) {
+        add_probe(&s->kept, &x->prompt);
     }
 fail:
     sq_prompt_free(&x->prompt);
-    sq_buf_free(&text);
+    sq_buf_free(&mine.text);
+    sq_buf_free(&its.text);
     return st;
+}
+
+/* Means in place of the sums. */
+static void put_tally(json_t *r, const tally *t) {
+    const char *kind;
+    json_t *k;
+    json_object_foreach(t->kinds, kind, k) {
+        double n = json_number_value(json_object_get(k, "n"));
+        json_object_set_new(k, "score",
+                            json_real(json_number_value(json_object_get(k, "score")) / n));
+    }
+    if (t->questions > 0) {
+        json_object_set_new(r, "accuracy", json_real(t->right / (double)t->questions));
+    }
+    if (t->n_boxes > 0) {
+        json_object_set_new(r, "mean_iou", json_real(t->boxes / (double)t->n_boxes));
+    }
+    json_object_set_new(r, "n", json_integer((json_int_t)t->n));
+    json_object_set(r, "kinds", t->kinds);
+}
+
+static sq_status put_details(side *m, side *other, const sq_progress *progress, scores *s,
+                             json_t *r, sq_error *err) {
+    json_object_set(r, "examples", s->examples);
+    if (other->net == NULL) {
+        return SQ_OK;
+    }
+    json_t *its = json_object();
+    put_tally(its, &s->its);
+    json_object_set_new(r, "against", its);
+    return probe(&s->kept, m, other, progress, r, err);
 }
 
 static sq_status eval_task(side *m, side *other, const sq_eval_options *o,
                            const sq_progress *progress, json_t *r, sq_error *err) {
     sq_samples all = {0};
-    scores s = {.kinds = json_object()};
+    scores s = {.mine.kinds = json_object(), .its.kinds = json_object(), .examples = json_array()};
     sq_status st;
     SQ_TRY(sq_samples_read(&all, &m->front, o->task, o->samples, 512, 0, err));
     for (size_t i = 0; i < all.n; i++) {
-        SQ_TRY(one_question(m, other, &all, i, &s, err));
+        SQ_TRY(one_question(m, other, o, &all, i, &s, err));
         if (!sq_progress_tick(progress, "eval", (int64_t)i + 1, (int64_t)all.n, NULL)) {
             st = sq_fail(err, SQ_ECANCELLED, "stopped");
             goto fail;
         }
     }
-    if (s.n == 0) {
+    if (s.mine.n == 0) {
         st = sq_fail(err, SQ_EFORMAT, "'%s' has no line with an answer or a bbox", o->task);
         goto fail;
     }
-    const char *kind;
-    json_t *k;
-    json_object_foreach(s.kinds, kind, k) {
-        double n = json_number_value(json_object_get(k, "n"));
-        json_object_set_new(k, "score",
-                            json_real(json_number_value(json_object_get(k, "score")) / n));
+    put_tally(r, &s.mine);
+    if (other->net != NULL) {
+        put_comparison(r, &s.compared);
     }
-    if (s.questions > 0) {
-        json_object_set_new(r, "accuracy", json_real(s.right / (double)s.questions));
+    if (o->report != NULL) {
+        SQ_TRY(put_details(m, other, progress, &s, r, err));
     }
-    if (s.n_boxes > 0) {
-        json_object_set_new(r, "mean_iou", json_real(s.boxes / (double)s.n_boxes));
-    }
-    if (other->net != NULL && s.compared.positions > 0) {
-        json_object_set_new(r, "kl", json_real(s.compared.kl / (double)s.compared.positions));
-        json_object_set_new(r, "top1_agreement",
-                            json_real((double)s.compared.agree / (double)s.compared.positions));
-    }
-    json_object_set_new(r, "n", json_integer((json_int_t)s.n));
-    json_object_set(r, "kinds", s.kinds);
 fail:
-    json_decref(s.kinds);
+    json_decref(s.mine.kinds);
+    json_decref(s.its.kinds);
+    json_decref(s.examples);
+    close_probes(&s.kept);
     sq_samples_close(&all);
     return st;
 }

@@ -44,12 +44,12 @@ static json_t *entry(const job *j, const sq_linear *l, const sq_codes *c, const 
                      int i) {
     const sq_plan_row *row = sq_plan_find(&j->plan, l);
     const sq_grid *g = &c->grid;
-    json_t *e =
-        json_pack("{s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:s?, s:s?}", "name", l->file_name, "method",
-                  r->method[i] == NULL ? "rtn" : r->method[i], "bits", g->bits, "group_size",
-                  (json_int_t)g->group, "padded_columns", (json_int_t)(g->k_padded - g->k), "error",
-                  number(r->error[i]), "rtn_error", number(r->rtn_error[i]), "fallback",
-                  r->fallback[i], "note", row->note);
+    json_t *e = json_pack("{s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:o, s:s?, s:s?}", "name",
+                          l->file_name, "method", r->method[i] == NULL ? "rtn" : r->method[i],
+                          "bits", g->bits, "group_size", (json_int_t)g->group, "padded_columns",
+                          (json_int_t)(g->k_padded - g->k), "error", number(r->error[i]),
+                          "rtn_error", number(r->rtn_error[i]), "signal", number(r->signal[i]),
+                          "fallback", r->fallback[i], "note", row->note);
     return e;
 }
 
@@ -513,6 +513,69 @@ static void note_padding(const job *j) {
     }
 }
 
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash == NULL ? path : slash + 1;
+}
+
+static void put_word(json_t *words, const char *flag, const char *value) {
+    if (value != NULL) {
+        json_array_append_new(words, json_string(flag));
+        json_array_append_new(words, json_string(value));
+    }
+}
+
+static void put_number(json_t *words, const char *flag, double value) {
+    char text[32];
+    snprintf(text, sizeof text, "%.10g", value);
+    put_word(words, flag, value == 0 ? NULL : text);
+}
+
+static void put_flag(json_t *words, const char *flag, int on) {
+    if (on) {
+        json_array_append_new(words, json_string(flag));
+    }
+}
+
+/* The words of the command line that gives the same folder; files by their names alone. */
+static json_t *options_of(const sq_quantize_options *o) {
+    static const char *const indivisible[] = {NULL, "smaller-group", "channel", "keep"};
+    json_t *w = json_array();
+    put_word(w, "--method", o->method == NULL ? "awq" : o->method);
+    put_word(w, "--profile", o->profile == NULL ? NULL : base_name(o->profile));
+    put_word(w, "--scheme", o->scheme);
+    put_number(w, "--group-size", (double)o->group_size);
+    put_number(w, "--target-bits", o->target_bits);
+    put_flag(w, "--sym", o->symmetric);
+    put_word(w, "--vision", o->vision);
+    put_word(w, "--calib", o->calib == NULL ? NULL : base_name(o->calib));
+    put_word(w, "--stats", o->stats == NULL ? NULL : base_name(o->stats));
+    put_number(w, "--samples", (double)o->samples);
+    put_number(w, "--seq", (double)o->seq);
+    put_number(w, "--damp", o->damp);
+    put_word(w, "--on-indivisible", indivisible[o->indivisible]);
+    put_flag(w, "--no-act-order", o->no_act_order);
+    put_flag(w, "--sequential", o->sequential);
+    put_flag(w, "--mse-range", o->mse_range);
+    put_flag(w, "--no-clip", o->no_clip);
+    return w;
+}
+
+/* Lays the options into the folder's record, so that a report can name the command. */
+static sq_status record_options(const job *j, const char *out) {
+    sq_arena a = {0};
+    json_t *record = NULL;
+    char *path = sq_path_join(&a, out, "squint.json", j->err);
+    sq_status st = path == NULL ? SQ_ENOMEM : sq_json_load(path, &record, j->err);
+    if (st == SQ_OK) {
+        json_object_set_new(record, "options", options_of(j->o));
+        st = sq_json_save(path, record, j->err);
+    }
+    json_decref(record);
+    sq_arena_free(&a);
+    return st;
+}
+
 /* --target-bits: a pass over the data that measures, before anything is written. */
 static sq_status mix_plan(job *j) {
     const sq_config *c = &j->net->config;
@@ -578,6 +641,7 @@ static sq_status make_folder(job *j, const char *model, const char *out) {
     gather(j);
     double t = sq_now();
     SQ_TRY(sq_output_finish(&j->out, j->layers, j->err));
+    SQ_TRY(record_options(j, out));
     j->write_s += sq_now() - t;
 fail:
     return st;

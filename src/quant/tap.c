@@ -22,9 +22,11 @@ typedef struct tap {
 } tap;
 
 /* Mean squared output error a row of what the codes stand for, over at most ERROR_ROWS output rows,
- * evenly spaced, and of the inputs' rounding where they are rounded. */
+ * evenly spaced, and of the inputs' rounding where they are rounded. Without codes: the mean
+ * squared output itself. */
 static double stored_error(const tap *t, int l, const sq_codes *c, const float *scale) {
-    int64_t n = c->n, k = t->g->k, step = (n + ERROR_ROWS - 1) / ERROR_ROWS, seen = 0;
+    int64_t n = t->g->linears[l]->weight.n, k = t->g->k, step = sq_ceil_div(n, ERROR_ROWS),
+            seen = 0;
     double sum = 0;
     for (int64_t r = 0; r < n; r += step * ROW_BLOCK) {
         int64_t left = sq_ceil_div(n - r, step), rows = left < ROW_BLOCK ? left : ROW_BLOCK;
@@ -32,6 +34,10 @@ static double stored_error(const tap *t, int l, const sq_codes *c, const float *
         for (int64_t i = 0; i < rows; i++) {
             float *d = t->d + i * k;
             const float *w = t->g->w[l] + (r + i * step) * k;
+            if (c == NULL) {
+                memcpy(d, w, (size_t)k * sizeof *d);
+                continue;
+            }
             sq_codes_row(c, r + i * step, d);
             for (int64_t j = 0; j < k; j++) {
                 d[j] = d[j] / (scale == NULL ? 1.0f : scale[j]) - w[j];
@@ -44,7 +50,7 @@ static double stored_error(const tap *t, int l, const sq_codes *c, const float *
         seen += rows;
     }
     double rows = t->stat == NULL || t->stat->rows == 0 ? 1 : (double)t->stat->rows, inputs = 0;
-    if (t->stat != NULL && c->grid.act_bits != 0) {
+    if (t->stat != NULL && c != NULL && c->grid.act_bits != 0) {
         sq_inputs_error(t->stat, scale, c->grid.act_symmetric, t->e);
         inputs = sq_inputs_loss(t->stat, t->e, t->g->w[l], n, step, t->e + SQ_STAT_SAMPLE * k);
     }
@@ -143,6 +149,7 @@ static sq_status try_scale(tap *t, int have, sq_tap_result *out, int *taken, sq_
     for (int l = 0; l < g->n; l++) {
         SQ_TRY(encode(t, l, t->scale, 0, &r.codes[l], &r.error[l], err));
         r.rtn_error[l] = out->rtn_error[l];
+        r.signal[l] = out->signal[l];
         r.method[l] = t->gptq.factor != NULL ? "awq+gptq" : "awq";
         *taken &= r.error[l] <= r.rtn_error[l];
         before += out->error[l];
@@ -167,6 +174,7 @@ static sq_status run(tap *t, int may_scale, sq_tap_result *out, sq_error *err) {
     sq_status st;
     for (int l = 0; l < g->n; l++) { /* no result is above this one */
         SQ_TRY(encode(t, l, NULL, 1, &out->codes[l], &out->rtn_error[l], err));
+        out->signal[l] = stored_error(t, l, NULL, NULL);
     }
     SQ_TRY(refactor(t, NULL, err));
     if (may_scale && g->scale && t->stat != NULL) {

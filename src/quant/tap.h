@@ -32,6 +32,7 @@ typedef struct sq_tap_result {
     double error[SQ_TAP_LINEARS]; /* mean squared output error a row, weighted (stats.h), of what is
                                      stored */
     double rtn_error[SQ_TAP_LINEARS];     /* of round to nearest without scale and clip */
+    double signal[SQ_TAP_LINEARS];        /* mean squared output a row: what an error is held to */
     const char *method[SQ_TAP_LINEARS];   /* "rtn", "awq", "gptq", "awq+gptq": what it came to */
     const char *fallback[SQ_TAP_LINEARS]; /* why plain rounding was taken; NULL */
 } sq_tap_result;
