@@ -49,6 +49,11 @@ typedef struct cli_verb {
 int cli_parse(const char *verb, int argc, char **argv, const cli_option *options, const char **pos,
               int min_pos, int max_pos, cli_common *common);
 
+/* Calls f for every option of every verb, with the verb's name, and for the options that all verbs
+ * have, with NULL. The names and helps are static. */
+typedef void (*cli_option_fn)(void *user, const char *verb, const cli_option *option);
+void cli_each_option(cli_option_fn f, void *user);
+
 /* Prints "squint: text" and the hint; returns the exit status. */
 int cli_fail(const sq_error *err);
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -82,5 +87,6 @@ int verb_synth(int argc, char **argv);
 int verb_plan(int argc, char **argv);
 int verb_convert(int argc, char **argv);
 int verb_devices(int argc, char **argv);
+int verb_explain(int argc, char **argv);
 
 #endif

@@ -44,6 +44,8 @@ const cli_verb cli_verbs[] = {
      "squint convert model.gguf -o folder", verb_convert},
     {"devices", "", "CPU flags, chosen kernels, measured bandwidth and arithmetic rate",
      "squint devices", verb_devices},
+    {"explain", "[TOPIC]", "what schemes, methods, formats, options and errors mean",
+     "squint explain w4a16", verb_explain},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -94,6 +94,30 @@ static const cli_option *find(const cli_option *list, const char *name, size_t l
     return NULL;
 }
 
+/* While options are listed the verbs go no further than cli_parse. */
+static struct {
+    cli_option_fn f;
+    void *user;
+} visitor;
+
+void cli_each_option(cli_option_fn f, void *user) {
+    visitor.f = f;
+    visitor.user = user;
+    for (const cli_verb *v = cli_verbs; v->name != NULL; v++) {
+        v->run(0, NULL);
+    }
+    visitor.f = NULL;
+}
+
+static int visit(const char *verb, const cli_option *options, const cli_option *shared) {
+    for (int pass = 0; pass < 2; pass++) {
+        for (const cli_option *o = pass == 0 ? options : shared; o->name != NULL; o++) {
+            visitor.f(visitor.user, pass == 0 ? verb : NULL, o);
+        }
+    }
+    return EXIT_OK;
+}
+
 int cli_parse(const char *verb, int argc, char **argv, const cli_option *options, const char **pos,
               int min_pos, int max_pos, cli_common *common) {
     int64_t threads = 0;
@@ -108,6 +132,9 @@ int cli_parse(const char *verb, int argc, char **argv, const cli_option *options
         {"--help", CLI_FLAG, &common->help, "this text"},
         {NULL, CLI_FLAG, NULL, NULL},
     };
+    if (visitor.f != NULL) {
+        return visit(verb, options, shared);
+    }
     for (int i = 0; i < argc; i++) {
         const char *a = argv[i], *eq = strchr(a, '=');
         if (a[0] != '-' || a[1] == '\0') {
