@@ -85,6 +85,8 @@ int verb_tokenize(int argc, char **argv);
 int verb_eval(int argc, char **argv);
 int verb_synth(int argc, char **argv);
 int verb_plan(int argc, char **argv);
+/* The report of sq_plan_memory as a drawing; 0 when it cannot be written. */
+int cli_plan_svg(const char *report, const char *path);
 int verb_convert(int argc, char **argv);
 int verb_devices(int argc, char **argv);
 int verb_explain(int argc, char **argv);

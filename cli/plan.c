@@ -8,40 +8,88 @@ static double number(const json_t *o, const char *key) {
     return (double)json_integer_value(json_object_get(o, key));
 }
 
-/* Totals over the context as bars; the memory there is as a mark. */
+static const char *text(const json_t *o, const char *key) {
+    const char *s = json_string_value(json_object_get(o, key));
+    return s == NULL ? "-" : s;
+}
+
+static double total_of(const json_t *scheme, size_t i) {
+    return number(json_array_get(json_object_get(scheme, "table"), i), "total_bytes");
+}
+
+static double real(const json_t *o, const char *key) {
+    return json_number_value(json_object_get(o, key));
+}
+
+/* Totals over the context under each scheme; the plan's own as bars, the memory as a mark. */
 static void show_table(const json_t *r) {
-    enum { WIDE = 40 };
-    const json_t *rows = json_object_get(r, "table");
-    double memory = number(r, "memory_bytes"), top = memory;
-    size_t i;
-    json_t *row;
+    enum { WIDE = 30 };
+    const json_t *rows = json_object_get(r, "table"), *schemes = json_object_get(r, "schemes");
+    double memory = number(r, "memory_bytes"), top = 0;
+    size_t i, k;
+    json_t *row, *s;
     json_array_foreach(rows, i, row) {
         top = number(row, "total_bytes") > top ? number(row, "total_bytes") : top;
     }
-    printf("\n%9s %12s %12s\n", "context", "KV cache", "total");
+    top = memory > top && memory < 2 * top ? memory : top;
+    printf("\n%9s %11s", "context", "KV cache");
+    json_array_foreach(schemes, k, s) { printf(" %11s", text(s, "scheme")); }
+    putchar('\n');
     json_array_foreach(rows, i, row) {
         double total = number(row, "total_bytes");
         int bar = (int)(total / top * WIDE), mark = (int)(memory / top * WIDE);
-        printf("%9.0f %12s %12s  ", number(row, "context"), cli_bytes(number(row, "kv_bytes")),
-               cli_bytes(total));
+        printf("%9.0f %11s", number(row, "context"), cli_bytes(number(row, "kv_bytes")));
+        json_array_foreach(schemes, k, s) {
+            printf(" %10s%c", cli_bytes(total_of(s, i)), total_of(s, i) <= memory ? ' ' : '!');
+        }
+        putchar(' ');
         for (int c = 0; c <= WIDE; c++) {
             putchar(c == mark ? '|' : c < bar ? '#' : ' ');
         }
-        puts(total <= memory ? "" : "  does not fit");
+        putchar('\n');
+    }
+    printf("%9s %11s", "largest", "");
+    json_array_foreach(schemes, k, s) { printf(" %11.0f", number(s, "max_context_tokens")); }
+    puts("\n          (!: more than the memory; bars: the plan's own; |: the memory)");
+}
+
+static void show_work(const json_t *r) {
+    const json_t *c = json_object_get(r, "calibration"), *t = json_object_get(r, "times");
+    if (c != NULL) {
+        printf("\nquantize, %s   %s: %s activations of %.0f tokens, %s statistics of a layer, %s "
+               "work\n",
+               text(c, "method"), cli_bytes(number(c, "total_bytes")),
+               cli_bytes(number(c, "activation_bytes")), number(c, "tokens"),
+               cli_bytes(number(c, "statistics_bytes")), cli_bytes(number(c, "work_bytes")));
+        printf("  on disk          %s; a statistics file %s\n", cli_bytes(number(c, "disk_bytes")),
+               cli_bytes(number(c, "statistics_file_bytes")));
+    }
+    if (t != NULL) {
+        printf("\nat %s/s and %.0f GFLOP/s of this machine, at best:\n",
+               cli_bytes(real(t, "read_bytes_per_s")), real(t, "f32_flop_per_s") * 1e-9);
+        printf("  prefill          %.1f s for the whole context (%.0f tokens a second)\n",
+               real(t, "prefill_s"), real(t, "prefill_tokens_per_s"));
+        printf("  decode           %.1f tokens a second\n", real(t, "decode_tokens_per_s"));
+        if (real(t, "vision_s") > 0) {
+            printf("  vision           %.2f s\n", real(t, "vision_s"));
+        }
+        if (c != NULL) {
+            printf("  calibrate        %.0f s\n", real(t, "calibrate_s"));
+        }
     }
 }
 
 static void show(const json_t *r) {
     const char *key;
     json_t *v;
-    printf("%s, %s\n\n", json_string_value(json_object_get(r, "family")),
-           json_string_value(json_object_get(r, "scheme")));
+    printf("%s, %s\n\n", text(r, "family"), text(r, "scheme"));
     json_object_foreach(json_object_get(r, "parts"), key, v) {
         if (json_integer_value(v) > 0) {
             printf("weights, %-9s %s\n", key, cli_bytes((double)json_integer_value(v)));
         }
     }
     printf("on disk            %s\n", cli_bytes(number(r, "disk_bytes")));
+    printf("the program itself %s\n", cli_bytes(number(r, "program_bytes")));
     printf("KV cache           %s (%s a token, %.0f tokens, %.0f at once)\n",
            cli_bytes(number(r, "kv_bytes")), cli_bytes(number(r, "kv_bytes_per_token")),
            number(r, "context"), number(r, "batch"));
@@ -61,12 +109,14 @@ static void show(const json_t *r) {
         printf("most frames        %.0f\n", number(r, "max_frames"));
     }
     show_table(r);
+    show_work(r);
 }
 
 int verb_plan(int argc, char **argv) {
     cli_common common = {0};
     sq_plan_options o = {0};
-    const char *pos[1], *image = NULL;
+    const char *pos[1], *image = NULL, *svg = NULL;
+    int no_times = 0;
     const cli_option options[] = {
         {"--context", CLI_INT, &o.context, "N  tokens of a conversation (4096)"},
         {"--batch", CLI_INT, &o.batch, "B  conversations at once (1)"},
@@ -75,6 +125,11 @@ int verb_plan(int argc, char **argv) {
         {"--scheme", CLI_TEXT, &o.scheme, "w4a16|w8a16|w8a8|w4a8  (as stored)"},
         {"--group-size", CLI_INT, &o.group_size, "N|-1  columns a group (128)"},
         {"--memory", CLI_BYTES, &o.memory, "SIZE  what there is, such as 8GiB (what is available)"},
+        {"--method", CLI_TEXT, &o.method, "rtn|awq|gptq|awq+gptq  what quantizing takes (awq)"},
+        {"--samples", CLI_INT, &o.samples, "N  samples of the calibration (128)"},
+        {"--seq", CLI_INT, &o.seq, "N  tokens of each (512)"},
+        {"--no-times", CLI_FLAG, &no_times, "without measuring this machine"},
+        {"--svg", CLI_TEXT, &svg, "FILE.svg  totals over the context, a line a scheme"},
         {NULL, CLI_FLAG, NULL, NULL},
     };
     int status = cli_parse("plan", argc, argv, options, pos, 1, 1, &common);
@@ -88,8 +143,14 @@ int verb_plan(int argc, char **argv) {
     }
     o.width = w;
     o.height = h;
+    o.rates = !no_times;
     sq_error err = {0};
     char *report = NULL;
     sq_status st = sq_plan_memory(pos[0], &o, &report, &err);
+    if (report != NULL && svg != NULL && !cli_plan_svg(report, svg)) {
+        sq_text_free(report);
+        fprintf(stderr, "squint: plan: cannot write '%s'\n", svg);
+        return EXIT_INPUT;
+    }
     return cli_report(&common, report, st, &err, show);
 }

@@ -222,6 +222,9 @@ typedef struct sq_plan_options {
     const char *scheme;    /* NULL: as stored; else as sq_quantize_options' */
     int64_t group_size;    /* 0: 128 */
     size_t memory;         /* what there is; 0: what the system has available */
+    const char *method;    /* of quantize, for what calibration takes; NULL: awq */
+    int64_t samples, seq;  /* of the calibration; 0: 128 of 512 tokens */
+    int rates;             /* 1: measure this machine (under a second) and forecast times */
 } sq_plan_options;
 /* *report: cli.md's keys of `plan`. SQ_ENOMEM, with the report, when it does not fit. */
 SQ_API sq_status sq_plan_memory(const char *model, const sq_plan_options *options, char **report,
