@@ -1,5 +1,6 @@
 /* What a session does with words: templates given or left out, variables, defaults of the
  * checkpoint, stop strings, limits that are told before work, videos for models without any. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -8,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "base/mem.h"
+#include "base/file.h"
 #include "engine/engine.h"
 
 static char *golden(const char *name) {
@@ -238,6 +239,118 @@ static void plans(void **state) {
     sq_text_free(text);
 }
 
+/* Bytes of the weights of a net as they lie in memory. */
+static sq_status add_linear(void *user, sq_linear *l, sq_error *err) {
+    (void)err;
+    *(double *)user += (double)sq_weight_bytes(&l->weight);
+    return SQ_OK;
+}
+
+static double report_number(const json_t *r, const char *key) {
+    return (double)json_integer_value(json_object_get(r, key));
+}
+
+/* What the plan says of a stored model's linears is what they take when it is opened: the rest of
+ * both is the same, dense tensors as they are. */
+static void weights_as_stored(const char *model) {
+    char *text = NULL;
+    sq_error err = {0};
+    sq_net *net = NULL;
+    sq_plan_options o = {.context = 64};
+    assert_int_equal(sq_plan_memory(model, &o, &text, &err), SQ_OK);
+    json_t *r = json_loads(text, 0, NULL);
+    assert_int_equal(sq_net_open(&net, model, &err), SQ_OK);
+    double want = (double)sq_weight_bytes(&net->embed), got = report_number(r, "weights_bytes");
+    sq_net_each_linear(net, add_linear, &want, NULL);
+    if (net->head.data != net->embed.data) {
+        want += (double)sq_weight_bytes(&net->head);
+    }
+    for (size_t i = 0; i < sq_checkpoint_count(net->ckpt); i++) {
+        const sq_tensor *t = sq_checkpoint_at(net->ckpt, i);
+        if (t->rank != 2 && strstr(t->name, ".weight_shape") == NULL) { /* norms, biases, conv */
+            want += (double)t->bytes;
+        }
+    }
+    if (!(fabs(got - want) <= 0.01 * want)) {
+        fail_msg("%s: %.0f bytes planned, %.0f in memory", model, got, want);
+    }
+    sq_net_close(&net);
+    json_decref(r);
+    sq_text_free(text);
+}
+
+static void plans_of_files(void **state) {
+    (void)state;
+    char dir[] = "/tmp/squint-plan-XXXXXX", out[64], model[600];
+    sq_error err = {0};
+    snprintf(model, sizeof model, "%s/models/squint-vl-5m", getenv("SQ_TEST_ROOT"));
+    assert_non_null(mkdtemp(dir));
+    snprintf(out, sizeof out, "%s/w4", dir);
+    sq_quantize_options q = {.method = "rtn", .vision = "w8a16", .no_verify = 1};
+    assert_int_equal(sq_quantize(model, out, &q, NULL, NULL, &err), SQ_OK);
+    weights_as_stored(model);
+    weights_as_stored(out);
+    weights_as_stored(golden("gguf-llama/model.gguf"));
+    assert_int_equal(sq_remove_tree(dir, NULL), SQ_OK);
+}
+
+/* Other schemes, calibration, the largest video; what is larger takes more. */
+static void plans_of_work(void **state) {
+    (void)state;
+    char *text = NULL;
+    sq_error err = {0};
+    double before = 0;
+    sq_plan_options o = {.context = 2048, .memory = (size_t)8 << 30, .width = 448, .height = 448};
+    for (int frames = 0; frames <= 16; frames += 8) {
+        o.frames = frames;
+        assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_OK);
+        json_t *r = json_loads(text, 0, NULL);
+        assert_true(report_number(r, "vision_peak_bytes") > before);
+        before = report_number(r, "vision_peak_bytes");
+        /* frames that fit: that many, and not two more */
+        sq_plan_options most = o;
+        char *other = NULL;
+        most.frames = (int64_t)report_number(r, "max_frames");
+        assert_true(most.frames > 16);
+        assert_int_equal(sq_plan_memory("qwen2-vl-2b", &most, &other, &err), SQ_OK);
+        sq_text_free(other);
+        const json_t *schemes = json_object_get(r, "schemes");
+        assert_int_equal(json_array_size(schemes), 3);
+        double last = 1e18;
+        for (size_t i = 0; i < 3; i++) {
+            double bytes = report_number(json_array_get(schemes, i), "weights_bytes");
+            assert_true(bytes < last);
+            last = bytes;
+        }
+        assert_null(json_object_get(r, "times"));
+        json_decref(r);
+        sq_text_free(text);
+    }
+    o.samples = 16;
+    o.seq = 256;
+    assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_OK);
+    json_t *r = json_loads(text, 0, NULL);
+    const json_t *c = json_object_get(r, "calibration");
+    assert_int_equal(report_number(c, "activation_bytes"), 16 * 256 * 1536 * 4);
+    /* X'X of the inputs of q, o, gate (1536) and down (8960), and two vectors */
+    assert_int_equal(report_number(c, "statistics_bytes"),
+                     3 * (1536 * 1536 * 4 + 1536 * 12) + 8960 * 8960 * 4 + 8960 * 12);
+    json_decref(r);
+    sq_text_free(text);
+    o.method = "rtn";
+    o.rates = 1;
+    assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_OK);
+    r = json_loads(text, 0, NULL);
+    assert_null(json_object_get(r, "calibration"));
+    c = json_object_get(r, "times");
+    assert_true(json_number_value(json_object_get(c, "decode_tokens_per_s")) > 0);
+    assert_true(json_number_value(json_object_get(c, "vision_s")) > 0);
+    json_decref(r);
+    sq_text_free(text);
+    o.samples = -1;
+    assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_EARG);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(templates_by_choice),
@@ -248,6 +361,8 @@ int main(void) {
         cmocka_unit_test(vision_peak_is_kept),
         cmocka_unit_test(video_as_frames),
         cmocka_unit_test(plans),
+        cmocka_unit_test(plans_of_files),
+        cmocka_unit_test(plans_of_work),
     };
     return cmocka_run_group_tests_name("engine", tests, NULL, NULL);
 }
