@@ -118,9 +118,8 @@ int verb_convert(int argc, char **argv) {
     const cli_option options[] = {
         {"-o", CLI_TEXT, &out, "DIR  a new folder"},
         {"--format", CLI_TEXT, &format,
-         "hf: a GGUF or llama2.c file as a dense folder; "
-         "compressed-tensors|awq-gemm|awq-gemv|gptq|gptq-v2: a quantized folder, codes untouched "
-         "(hf)"},
+         "hf|compressed-tensors|awq-gemm|awq-gemv|gptq|gptq-v2  (hf: a GGUF or llama2.c file as a "
+         "dense folder); the others: a quantized folder, codes untouched"},
         {"--dtype", CLI_TEXT, &dtype, "BF16|F16|F32  of what was in blocks (BF16)"},
         {NULL, CLI_FLAG, NULL, NULL},
     };
