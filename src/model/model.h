@@ -101,6 +101,16 @@ void sq_work_close(sq_work **w);
 sq_status sq_vision_forward(const sq_net *n, sq_work *w, const sq_pixels *px, float *out,
                             const sq_tap_sink *sink, sq_error *err);
 
+/* The same in steps, for calibration block by block: `state` holds sq_vision_state_floats between
+ * them. Only sq_vision_embed reads px->patches; sq_vision_project uses the state up. */
+size_t sq_vision_state_floats(const sq_config *c, const sq_pixels *px);
+sq_status sq_vision_embed(const sq_net *n, sq_work *w, const sq_pixels *px, float *state,
+                          sq_error *err);
+sq_status sq_vision_layer(const sq_net *n, sq_work *w, const sq_pixels *px, int64_t layer,
+                          float *state, const sq_tap_sink *sink, sq_error *err);
+sq_status sq_vision_project(const sq_net *n, sq_work *w, const sq_pixels *px, float *state,
+                            float *out, const sq_tap_sink *sink, sq_error *err);
+
 /* Bytes that encoding this picture takes at its peak, patches and features included, known from its
  * shape alone (sq_pixels_plan_image). */
 size_t sq_vision_peak(const sq_config *c, const sq_pixels *px);

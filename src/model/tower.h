@@ -9,6 +9,9 @@ typedef struct sq_tower_run {
     sq_work *w;
     const sq_tap_sink *sink;
     int64_t rows, width;
+    float *x;                    /* [rows][width], through the blocks in place */
+    float *feats;                /* [rows][n_select * width]: what x was after the selected blocks;
+                                    NULL: the last one's alone is used (Qwen) */
     int rotary;                  /* w->vcos, w->vsin hold the rows' angles */
     int64_t *order;              /* Qwen: [rows / merge^2] natural unit of each position */
     int64_t *windows, n_windows; /* bounds of attention windows in rows: n_windows + 1 */
@@ -17,8 +20,6 @@ typedef struct sq_tower_run {
 
 /* The scratch that the blocks need for t->rows rows. */
 sq_status sq_tower_reserve(const sq_tower_run *t, sq_error *err);
-/* One block over w->vx in place. */
-sq_status sq_tower_block(const sq_tower_run *t, int64_t layer, sq_error *err);
 
 sq_status sq_tower_tap(const sq_tower_run *t, const sq_linear *l, float *x, int64_t rows, int64_t k,
                        sq_error *err);
@@ -27,7 +28,14 @@ void sq_tower_norm(const sq_tower_run *t, float *y, const float *x, int64_t rows
                    const sq_norm *norm, float eps);
 void sq_activate(sq_act_kind act, float *x, int64_t n);
 
-sq_status sq_qwen_tower(sq_tower_run *t, const sq_pixels *px, float *out, sq_error *err);
-sq_status sq_vit_tower(sq_tower_run *t, const sq_pixels *px, float *out, sq_error *err);
+/* A kind of tower: the picture's layout from its shape alone, with the scratch for it; its patches
+ * to t->x; what the blocks made of them to tokens. */
+sq_status sq_qwen_lay_out(sq_tower_run *t, sq_arena *a, const sq_pixels *px, sq_error *err);
+void sq_qwen_embed(const sq_tower_run *t, const sq_pixels *px);
+sq_status sq_qwen_merge(const sq_tower_run *t, float *out, sq_error *err);
+
+sq_status sq_vit_lay_out(sq_tower_run *t, sq_arena *a, const sq_pixels *px, sq_error *err);
+void sq_vit_embed(const sq_tower_run *t, const sq_pixels *px);
+sq_status sq_vit_project(const sq_tower_run *t, const sq_pixels *px, float *out, sq_error *err);
 
 #endif

@@ -182,10 +182,23 @@ fail:
     return st;
 }
 
-sq_status sq_tower_block(const sq_tower_run *t, int64_t layer, sq_error *err) {
+/* Keeps x as it is after `layers` blocks wherever the selection wants it. */
+static void take(const sq_tower_run *t, int64_t layers) {
+    const sq_config *c = &t->net->config;
+    int64_t wide = c->n_select * t->width;
+    for (int s = 0; t->feats != NULL && s < c->n_select; s++) {
+        for (int64_t i = 0; c->select[s] == layers && i < t->rows; i++) {
+            memcpy(t->feats + i * wide + s * t->width, t->x + i * t->width,
+                   (size_t)t->width * sizeof *t->x);
+        }
+    }
+}
+
+static sq_status block(const sq_tower_run *t, int64_t layer, sq_error *err) {
     const sq_block *b = &t->net->v_layers[layer];
-    sq_status st = attention(t, b, t->net->config.v_full[layer], t->w->vx.data, err);
-    return st == SQ_OK ? mlp(t, b, t->w->vx.data, err) : st;
+    take(t, layer);
+    sq_status st = attention(t, b, t->net->config.v_full[layer], t->x, err);
+    return st == SQ_OK ? mlp(t, b, t->x, err) : st;
 }
 
 sq_status sq_tower_reserve(const sq_tower_run *t, sq_error *err) {
@@ -194,7 +207,6 @@ sq_status sq_tower_reserve(const sq_tower_run *t, sq_error *err) {
     size_t rows = (size_t)t->rows, width = (size_t)t->width;
     size_t chunk = rows < SQ_V_CHUNK ? rows : SQ_V_CHUNK, inter = (size_t)c->dims[SQ_D_V_INTER];
     sq_status st;
-    SQ_TRY(sq_scratch_need(&w->vx, rows * width, "vision activations", err));
     SQ_TRY(sq_scratch_need(&w->vy, chunk * width, "vision activations", err));
     SQ_TRY(sq_scratch_need(&w->vqkv, rows * width * 3, "vision activations", err));
     SQ_TRY(sq_scratch_need(&w->vatt, rows * width, "vision activations", err));
@@ -234,13 +246,100 @@ size_t sq_vision_peak(const sq_config *c, const sq_pixels *px) {
     return floats * sizeof(float);
 }
 
+/* ---- a picture, at once or block by block ---- */
+
+static int64_t tower_rows(const sq_config *c, const sq_pixels *px) {
+    return c->tower->kind == SQ_TOWER_QWEN ? px->grid_t * px->grid_h * px->grid_w
+                                           : px->grid_t * sq_config_tile_rows(c);
+}
+
+size_t sq_vision_state_floats(const sq_config *c, const sq_pixels *px) {
+    size_t copies = c->tower->kind == SQ_TOWER_QWEN ? 1 : 1 + (size_t)c->n_select;
+    return (size_t)tower_rows(c, px) * (size_t)c->dims[SQ_D_V_WIDTH] * copies;
+}
+
+static sq_status lay_out(sq_tower_run *t, sq_arena *a, const sq_net *n, sq_work *w,
+                         const sq_pixels *px, const sq_tap_sink *sink, sq_error *err) {
+    const sq_config *c = &n->config;
+    *t = (sq_tower_run){
+        .net = n, .w = w, .sink = sink, .rows = tower_rows(c, px), .width = c->dims[SQ_D_V_WIDTH]};
+    return c->tower->kind == SQ_TOWER_QWEN ? sq_qwen_lay_out(t, a, px, err)
+                                           : sq_vit_lay_out(t, a, px, err);
+}
+
+static void use(sq_tower_run *t, float *state) {
+    int qwen = t->net->config.tower->kind == SQ_TOWER_QWEN;
+    t->x = state;
+    t->feats = qwen ? NULL : state + t->rows * t->width;
+}
+
+static void embed(const sq_tower_run *t, const sq_pixels *px) {
+    if (t->feats == NULL) {
+        sq_qwen_embed(t, px);
+    } else {
+        sq_vit_embed(t, px);
+    }
+}
+
+static sq_status project_rows(const sq_tower_run *t, const sq_pixels *px, float *out,
+                              sq_error *err) {
+    take(t, t->net->config.v_layers);
+    return t->feats == NULL ? sq_qwen_merge(t, out, err) : sq_vit_project(t, px, out, err);
+}
+
 sq_status sq_vision_forward(const sq_net *n, sq_work *w, const sq_pixels *px, float *out,
                             const sq_tap_sink *sink, sq_error *err) {
-    const sq_config *c = &n->config;
-    sq_tower_run t = {.net = n, .w = w, .sink = sink, .width = c->dims[SQ_D_V_WIDTH]};
-    if (c->tower == NULL) {
+    sq_tower_run t;
+    sq_arena a = {0};
+    sq_status st;
+    if (n->config.tower == NULL) {
         return sq_fail(err, SQ_EARG, "a text model takes no pictures");
     }
-    return c->tower->kind == SQ_TOWER_QWEN ? sq_qwen_tower(&t, px, out, err)
-                                           : sq_vit_tower(&t, px, out, err);
+    SQ_TRY(lay_out(&t, &a, n, w, px, sink, err));
+    SQ_TRY(
+        sq_scratch_need(&w->vx, sq_vision_state_floats(&n->config, px), "vision activations", err));
+    use(&t, w->vx.data);
+    embed(&t, px);
+    for (int64_t l = 0; l < n->config.v_layers; l++) {
+        SQ_TRY(block(&t, l, err));
+    }
+    st = project_rows(&t, px, out, err);
+fail:
+    sq_arena_free(&a);
+    return st;
+}
+
+sq_status sq_vision_embed(const sq_net *n, sq_work *w, const sq_pixels *px, float *state,
+                          sq_error *err) {
+    sq_tower_run t;
+    sq_arena a = {0};
+    sq_status st = lay_out(&t, &a, n, w, px, NULL, err);
+    use(&t, state);
+    if (st == SQ_OK) {
+        embed(&t, px);
+    }
+    sq_arena_free(&a);
+    return st;
+}
+
+sq_status sq_vision_layer(const sq_net *n, sq_work *w, const sq_pixels *px, int64_t layer,
+                          float *state, const sq_tap_sink *sink, sq_error *err) {
+    sq_tower_run t;
+    sq_arena a = {0};
+    sq_status st = lay_out(&t, &a, n, w, px, sink, err);
+    use(&t, state);
+    st = st == SQ_OK ? block(&t, layer, err) : st;
+    sq_arena_free(&a);
+    return st;
+}
+
+sq_status sq_vision_project(const sq_net *n, sq_work *w, const sq_pixels *px, float *state,
+                            float *out, const sq_tap_sink *sink, sq_error *err) {
+    sq_tower_run t;
+    sq_arena a = {0};
+    sq_status st = lay_out(&t, &a, n, w, px, sink, err);
+    use(&t, state);
+    st = st == SQ_OK ? project_rows(&t, px, out, err) : st;
+    sq_arena_free(&a);
+    return st;
 }

@@ -25,8 +25,8 @@ static void window_order(sq_tower_run *t, int64_t grid_t, int64_t gh, int64_t gw
     }
 }
 
-static sq_status lay_out(sq_tower_run *t, sq_arena *a, int64_t grid_t, int64_t grid_h,
-                         int64_t grid_w, sq_error *err) {
+static sq_status bounds(sq_tower_run *t, sq_arena *a, int64_t grid_t, int64_t grid_h,
+                        int64_t grid_w, sq_error *err) {
     const sq_config *c = &t->net->config;
     int64_t gh = grid_h / c->merge, gw = grid_w / c->merge, units = grid_t * gh * gw;
     t->order = sq_arena_alloc(a, (size_t)units, sizeof *t->order, err);
@@ -73,13 +73,14 @@ static void rotary(const sq_tower_run *t, int64_t grid_h, int64_t grid_w) {
 
 /* ln_q, groups of merge^2 rows side by side, Linear, GELU, Linear; rows go back to natural order.
  */
-static sq_status merge(const sq_tower_run *t, float *h, float *out, sq_error *err) {
+sq_status sq_qwen_merge(const sq_tower_run *t, float *out, sq_error *err) {
     const sq_config *c = &t->net->config;
     const sq_linear *fc1 = &t->net->merger.linears[SQ_M_FC1],
                     *fc2 = &t->net->merger.linears[SQ_M_FC2];
     int64_t unit = c->merge * c->merge, wide = c->dims[SQ_D_V_MERGED], hid = c->dims[SQ_D_V_OUT];
     const int64_t chunk = SQ_V_CHUNK / 4;
-    float *mid = t->w->vqkv.data, *res = t->w->vatt.data; /* done with: large enough, see reserve */
+    float *h = t->x, *mid = t->w->vqkv.data,
+          *res = t->w->vatt.data; /* done with: large enough, see reserve */
     sq_status st;
     sq_tower_norm(t, h, h, t->rows, t->width, &t->net->merger.norms[0], c->v_eps);
     for (int64_t i = 0; i < t->rows / unit; i += chunk) {
@@ -121,41 +122,33 @@ fail:
 }
 
 /* Patch rows through the embedding, in tower order. */
-static void embed_patches(const sq_tower_run *t, const float *patches) {
+void sq_qwen_embed(const sq_tower_run *t, const sq_pixels *px) {
     const sq_config *c = &t->net->config;
     int64_t unit = c->merge * c->merge, dim = t->net->patch_embed.weight.k;
     const sq_weight *w = &t->net->patch_embed.weight;
     float *tmp = t->w->vatt.data; /* [rows][width], natural order */
     for (int64_t i = 0; i < t->rows; i += SQ_V_CHUNK) {
         int64_t rows = t->rows - i < SQ_V_CHUNK ? t->rows - i : SQ_V_CHUNK;
-        sq_matmul(w, patches + i * dim, dim, rows, NULL, tmp + i * t->width, t->width);
+        sq_matmul(w, px->patches + i * dim, dim, rows, NULL, tmp + i * t->width, t->width);
     }
     for (int64_t u = 0; u < t->rows / unit; u++) {
-        memcpy(t->w->vx.data + u * unit * t->width, tmp + t->order[u] * unit * t->width,
+        memcpy(t->x + u * unit * t->width, tmp + t->order[u] * unit * t->width,
                (size_t)(unit * t->width) * sizeof *tmp);
     }
 }
 
-sq_status sq_qwen_tower(sq_tower_run *t, const sq_pixels *px, float *out, sq_error *err) {
+sq_status sq_qwen_lay_out(sq_tower_run *t, sq_arena *a, const sq_pixels *px, sq_error *err) {
     const sq_config *c = &t->net->config;
     if (px->grid_t < 1 || px->grid_h < c->merge || px->grid_w < c->merge ||
         px->grid_h % c->merge != 0 || px->grid_w % c->merge != 0) {
         return sq_fail(err, SQ_EARG, "no such patch grid for this model; got %lld x %lld x %lld",
                        (long long)px->grid_t, (long long)px->grid_h, (long long)px->grid_w);
     }
-    t->rows = px->grid_t * px->grid_h * px->grid_w;
-    t->rotary = 1;
-    sq_arena a = {0};
     sq_status st;
-    SQ_TRY(lay_out(t, &a, px->grid_t, px->grid_h, px->grid_w, err));
+    t->rotary = 1;
+    SQ_TRY(bounds(t, a, px->grid_t, px->grid_h, px->grid_w, err));
     SQ_TRY(reserve(t, err));
     rotary(t, px->grid_h, px->grid_w);
-    embed_patches(t, px->patches);
-    for (int64_t l = 0; l < c->v_layers; l++) {
-        SQ_TRY(sq_tower_block(t, l, err));
-    }
-    st = merge(t, t->w->vx.data, out, err);
 fail:
-    sq_arena_free(&a);
     return st;
 }

@@ -6,12 +6,12 @@
 #include "model/tower.h"
 
 /* A tile's rows: class token if there is one, then patches, each with its position. */
-static void embed(const sq_tower_run *t, const sq_pixels *px) {
+void sq_vit_embed(const sq_tower_run *t, const sq_pixels *px) {
     const sq_net *n = t->net;
     int64_t w = t->width, side = sq_config_tile_side(&n->config), cells = side * side;
     int64_t rows = sq_config_tile_rows(&n->config), dim = px->patch_dim, first = rows - cells;
     for (int64_t tile = 0; tile < px->grid_t; tile++) {
-        float *x = t->w->vx.data + tile * rows * w;
+        float *x = t->x + tile * rows * w;
         if (first > 0) {
             memcpy(x, n->class_embed, (size_t)w * sizeof *x);
         }
@@ -22,21 +22,7 @@ static void embed(const sq_tower_run *t, const sq_pixels *px) {
         }
     }
     if (n->pre_norm.weight != NULL) {
-        float *x = t->w->vx.data;
-        sq_tower_norm(t, x, x, t->rows, w, &n->pre_norm, n->config.v_eps);
-    }
-}
-
-/* Copies the rows after `layer` layers to wherever the selection wants them: feats [rows][n_select
- * * width]. */
-static void take(const sq_tower_run *t, int64_t layer, float *feats) {
-    const sq_config *c = &t->net->config;
-    int64_t wide = c->n_select * t->width;
-    for (int s = 0; s < c->n_select; s++) {
-        for (int64_t i = 0; c->select[s] == layer && i < t->rows; i++) {
-            memcpy(feats + i * wide + s * t->width, t->w->vx.data + i * t->width,
-                   (size_t)t->width * sizeof *feats);
-        }
+        sq_tower_norm(t, t->x, t->x, t->rows, w, &n->pre_norm, n->config.v_eps);
     }
 }
 
@@ -227,19 +213,18 @@ static sq_status project_levels(const sq_tower_run *t, const sq_pixels *px, cons
 }
 
 /* Features to tokens, however the view lays them out. */
-static sq_status project_view(const sq_tower_run *t, const sq_pixels *px, const float *feats,
-                              float *out, sq_error *err) {
+sq_status sq_vit_project(const sq_tower_run *t, const sq_pixels *px, float *out, sq_error *err) {
     const sq_config *c = &t->net->config;
     int64_t wide = c->n_select * t->width, tiles = px->grid_t;
     if (c->n_scales > 1) {
-        return project_levels(t, px, feats, out, err);
+        return project_levels(t, px, t->feats, out, err);
     }
     if (px->tile_cols == 0) {
-        return project_tiles(t, feats, wide, tiles, out, err);
+        return project_tiles(t, t->feats, wide, tiles, out, err);
     }
     float *all = sq_alloc_raw((size_t)(tiles * sq_config_tile_tokens(c)),
                               (size_t)c->dims[SQ_D_V_OUT] * sizeof *all, "vision features", err);
-    sq_status st = all == NULL ? SQ_ENOMEM : project_tiles(t, feats, wide, tiles, all, err);
+    sq_status st = all == NULL ? SQ_ENOMEM : project_tiles(t, t->feats, wide, tiles, all, err);
     if (st == SQ_OK) {
         pack(t->net, px, all, out);
     }
@@ -247,37 +232,17 @@ static sq_status project_view(const sq_tower_run *t, const sq_pixels *px, const 
     return st;
 }
 
-sq_status sq_vit_tower(sq_tower_run *t, const sq_pixels *px, float *out, sq_error *err) {
+sq_status sq_vit_lay_out(sq_tower_run *t, sq_arena *a, const sq_pixels *px, sq_error *err) {
     const sq_config *c = &t->net->config;
     int64_t rows = sq_config_tile_rows(c), tiles = px->grid_t;
     if (tiles < 1 || px->grid_h != sq_config_tile_side(c) || px->grid_w != px->grid_h) {
         return sq_fail(err, SQ_EARG, "no such tiles for this model; got %lld of %lld x %lld",
                        (long long)tiles, (long long)px->grid_h, (long long)px->grid_w);
     }
-    sq_arena a = {0};
-    float *feats = NULL;
-    sq_status st = SQ_ENOMEM;
-    t->rows = tiles * rows;
     t->n_slots = tiles;
-    t->slots = sq_arena_alloc(&a, (size_t)tiles + 1, sizeof *t->slots, err);
-    feats = sq_alloc_raw((size_t)t->rows, (size_t)(c->n_select * t->width) * sizeof *feats,
-                         "vision features", err);
-    if (t->slots == NULL || feats == NULL) {
-        goto fail;
-    }
-    for (int64_t i = 0; i <= tiles; i++) {
+    t->slots = sq_arena_alloc(a, (size_t)tiles + 1, sizeof *t->slots, err);
+    for (int64_t i = 0; t->slots != NULL && i <= tiles; i++) {
         t->slots[i] = i * rows;
     }
-    SQ_TRY(sq_tower_reserve(t, err));
-    embed(t, px);
-    for (int64_t l = 0; l < c->v_layers; l++) {
-        take(t, l, feats);
-        SQ_TRY(sq_tower_block(t, l, err));
-    }
-    take(t, c->v_layers, feats);
-    st = project_view(t, px, feats, out, err);
-fail:
-    sq_free(feats);
-    sq_arena_free(&a);
-    return st;
+    return t->slots == NULL ? SQ_ENOMEM : sq_tower_reserve(t, err);
 }

@@ -39,25 +39,59 @@ static sq_status place(sq_hidden *h, size_t floats, size_t max_ram, const char *
     return st;
 }
 
-static sq_status embed_one(sq_hidden *h, size_t i, sq_prompt *p, sq_error *err) {
+static sq_status embed_one(sq_hidden *h, size_t i, const sq_prompt *p, int vision, size_t *seen,
+                           sq_error *err) {
     int64_t width = h->net->config.dims[SQ_D_HIDDEN];
     sq_embed(h->net, p->ids.data, h->tokens[i], h->rows[i]);
     for (size_t s = 0; s < p->n_slots; s++) {
-        sq_pixels *px = &p->slots[s].pixels;
-        sq_status st = sq_vision_forward(h->net, h->work, px,
-                                         h->rows[i] + p->slots[s].start * width, NULL, err);
+        const sq_pixels *px = &p->slots[s].pixels;
+        float *to = h->rows[i] + p->slots[s].start * width;
+        sq_status st = vision ? sq_vision_embed(h->net, h->work, px, h->pictures[*seen].state, err)
+                              : sq_vision_forward(h->net, h->work, px, to, NULL, err);
         if (st != SQ_OK) {
             return st;
         }
+        *seen += 1;
     }
     return sq_positions_copy(&h->positions[i], &p->positions, 0, h->tokens[i], err);
 }
 
-sq_status sq_hidden_open(sq_hidden *h, const sq_net *net, const sq_frontend *f, sq_samples *samples,
-                         size_t max_ram, const char *dir, const sq_progress *progress,
-                         sq_error *err) {
+/* The list of pictures, and how many numbers their states take. */
+static sq_status list_pictures(sq_hidden *h, const sq_samples *samples, size_t *floats,
+                               sq_error *err) {
+    size_t n = 0;
+    for (size_t i = 0; i < h->n; i++) {
+        n += samples->items[i].prompt.n_slots;
+    }
+    h->pictures = sq_alloc(n + 1, sizeof *h->pictures, "pictures", err);
+    for (size_t i = 0; h->pictures != NULL && i < h->n; i++) {
+        const sq_prompt *p = &samples->items[i].prompt;
+        for (size_t s = 0; s < p->n_slots; s++) {
+            sq_picture *x = &h->pictures[h->n_pictures++];
+            *x = (sq_picture){i, p->slots[s].start, p->slots[s].pixels, NULL};
+            x->shape.patches = NULL;
+            *floats += sq_vision_state_floats(&h->net->config, &x->shape);
+        }
+    }
+    return h->pictures == NULL ? SQ_ENOMEM : SQ_OK;
+}
+
+static void divide(sq_hidden *h, size_t width) {
+    float *at = h->data;
+    for (size_t i = 0; i < h->n; i++) {
+        h->rows[i] = at;
+        at += (size_t)h->tokens[i] * width;
+    }
+    for (size_t i = 0; i < h->n_pictures; i++) {
+        h->pictures[i].state = at;
+        at += sq_vision_state_floats(&h->net->config, &h->pictures[i].shape);
+    }
+}
+
+sq_status sq_hidden_open(sq_hidden *h, const sq_net *net, sq_samples *samples,
+                         const sq_hidden_options *o, const sq_progress *progress, sq_error *err) {
     *h = (sq_hidden){.net = net, .n = samples->n};
-    size_t width = (size_t)net->config.dims[SQ_D_HIDDEN], floats = 0;
+    size_t width = (size_t)net->config.dims[SQ_D_HIDDEN], floats = 0, seen = 0;
     sq_status st;
     SQ_TRY(sq_work_open(&h->work, net, err));
     h->tokens = sq_alloc(h->n, sizeof *h->tokens, "samples", err);
@@ -71,27 +105,27 @@ sq_status sq_hidden_open(sq_hidden *h, const sq_net *net, const sq_frontend *f, 
         h->tokens[i] = (int64_t)samples->items[i].prompt.ids.len;
         floats += (size_t)h->tokens[i] * width;
     }
-    SQ_TRY(place(h, floats, max_ram, dir, err));
-    size_t at = 0;
+    if (o->vision) {
+        SQ_TRY(list_pictures(h, samples, &floats, err));
+    }
+    SQ_TRY(place(h, floats, o->max_ram, o->dir, err));
+    divide(h, width);
     for (size_t i = 0; i < h->n; i++) {
-        h->rows[i] = h->data + at;
-        at += (size_t)h->tokens[i] * width;
-        SQ_TRY(embed_one(h, i, &samples->items[i].prompt, err));
+        SQ_TRY(embed_one(h, i, &samples->items[i].prompt, o->vision, &seen, err));
         sq_prompt_free(&samples->items[i].prompt);
         if (!sq_progress_tick(progress, "embed", (int64_t)i + 1, (int64_t)h->n, NULL)) {
             st = sq_fail(err, SQ_ECANCELLED, "stopped");
             goto fail;
         }
     }
-    (void)f;
     return SQ_OK;
 fail:
     sq_hidden_close(h);
     return st;
 }
 
-sq_status sq_hidden_layer(sq_hidden *h, int layer, const sq_tap_sink *sink, int look,
-                          sq_error *err) {
+static sq_status text_layer(sq_hidden *h, int layer, const sq_tap_sink *sink, int look,
+                            sq_error *err) {
     const sq_config *c = &h->net->config;
     size_t half = (size_t)c->head_dim / 2, width = (size_t)c->dims[SQ_D_HIDDEN], longest = 0;
     for (size_t i = 0; i < h->n; i++) {
@@ -122,6 +156,41 @@ sq_status sq_hidden_layer(sq_hidden *h, int layer, const sq_tap_sink *sink, int 
     return st;
 }
 
+/* Pictures through a block of the tower, or from the last one to tokens among the rows. */
+static sq_status pictures(sq_hidden *h, const sq_stage *stage, const sq_tap_sink *sink, int look,
+                          sq_error *err) {
+    size_t width = (size_t)h->net->config.dims[SQ_D_HIDDEN];
+    int merge = stage->part == SQ_PART_MERGER;
+    float *copy = NULL;
+    sq_status st = SQ_OK;
+    for (size_t i = 0; st == SQ_OK && i < h->n_pictures; i++) {
+        const sq_picture *p = &h->pictures[i];
+        size_t n = sq_vision_state_floats(&h->net->config, &p->shape);
+        float *state = p->state, *to = h->rows[p->sample] + (size_t)p->start * width;
+        if (look) {
+            sq_free(copy);
+            state = copy = sq_alloc_raw(n, sizeof *copy, "activations", err);
+            if (copy == NULL) {
+                return SQ_ENOMEM;
+            }
+            memcpy(copy, p->state, n * sizeof *copy);
+        }
+        st = merge ? sq_vision_project(h->net, h->work, &p->shape, state, to, sink, err)
+                   : sq_vision_layer(h->net, h->work, &p->shape, stage->index, state, sink, err);
+        if (merge && !look) {
+            sq_map_release(p->state, n * sizeof *state); /* used up */
+        }
+    }
+    sq_free(copy);
+    return st;
+}
+
+sq_status sq_hidden_stage(sq_hidden *h, const sq_stage *stage, const sq_tap_sink *sink, int look,
+                          sq_error *err) {
+    return stage->part == SQ_PART_TEXT ? text_layer(h, (int)stage->index, sink, look, err)
+                                       : pictures(h, stage, sink, look, err);
+}
+
 void sq_hidden_close(sq_hidden *h) {
     for (size_t i = 0; h->positions != NULL && i < h->n; i++) {
         sq_positions_free(&h->positions[i]);
@@ -132,6 +201,7 @@ void sq_hidden_close(sq_hidden *h) {
         sq_free(h->data);
     }
     sq_free(h->positions);
+    sq_free(h->pictures);
     sq_free(h->rows);
     sq_free(h->tokens);
     sq_work_close(&h->work);

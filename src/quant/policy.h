@@ -31,5 +31,9 @@ sq_status sq_policy_read(sq_policy *out, const sq_quantize_options *o, char note
                          sq_error *err);
 /* Whether the method works from data. */
 static inline int sq_policy_needs_data(const sq_policy *p) { return p->awq || p->gptq; }
+/* Whether anything before the language model is quantized. */
+static inline int sq_policy_vision(const sq_policy *p) {
+    return p->part[SQ_PART_VISION].bits != 0 || p->part[SQ_PART_MERGER].bits != 0;
+}
 
 #endif
