@@ -103,6 +103,8 @@ int verb_quantize(int argc, char **argv) {
          "each layer is calibrated on the output of the quantized layers before it; without it, on "
          "the original's"},
         {"--on-indivisible", CLI_TEXT, &indivisible, "pad|smaller-group|channel|keep  (pad)"},
+        {"--embedding", CLI_TEXT, &o.embedding, "keep|w8a16|w4a16  with a tied head (keep)"},
+        {"--lm-head", CLI_TEXT, &o.lm_head, "keep|w8a16|w4a16  a head of its own (keep)"},
         {"--tp", CLI_INT, &tp,
          "N  ranks of a tensor-parallel engine: the MLP is widened with zeros until each gets "
          "whole "

@@ -154,6 +154,7 @@ typedef struct sq_quantize_options {
     int64_t samples, seq; /* 0: 128 samples at most, sequences of 512 tokens of plain text */
     const char *stats;    /* statistics file of sq_calibrate */
     sq_indivisible indivisible;
+    const char *embedding, *lm_head; /* "keep" (default), "w8a16", "w4a16" */
     int tp; /* ranks of a tensor-parallel engine: the MLP is widened with zeros until each gets
                whole groups; 0 or 1: none */
     const char

@@ -31,10 +31,9 @@ typedef struct subject {
 
 static sq_status read_policy(sq_planning *p, const sq_plan_options *o, const char *scheme,
                              sq_error *err) {
-    char note[256];
     sq_quantize_options q = {.method = o->method, .scheme = scheme, .group_size = o->group_size};
     p->schemed = scheme != NULL;
-    return sq_policy_read(&p->policy, &q, note, err);
+    return sq_policy_read(&p->policy, &q, err);
 }
 
 /* What a picture of that size (with frames > 0 a video) takes: the tower, or, where that is more,

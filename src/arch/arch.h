@@ -75,7 +75,13 @@ typedef enum sq_linear_role {
 } sq_linear_role;
 
 /* Which part of the model a linear belongs to: schemes are chosen by part. */
-typedef enum sq_part { SQ_PART_TEXT, SQ_PART_VISION, SQ_PART_MERGER, SQ_PART_HEAD } sq_part;
+typedef enum sq_part {
+    SQ_PART_TEXT,
+    SQ_PART_VISION,
+    SQ_PART_MERGER,
+    SQ_PART_HEAD,
+    SQ_PART_EMBED
+} sq_part;
 
 /* A linear of a layer: its stem under the layer's prefix, symbolic shape [out][in], and its tap
  * (linears with one tap number share one input and so one calibration statistic). */

@@ -360,23 +360,18 @@ static sq_status bind_text(sq_binder *b) {
     sq_net *n = b->net;
     const sq_config *c = &n->config;
     const sq_arch *a = c->text;
-    int64_t shape[2] = {c->dims[SQ_D_VOCAB], c->dims[SQ_D_HIDDEN]};
-    sq_status st = SQ_OK;
-    n->embed_file = sq_bind_find(b, a->embed, ".weight");
-    if (n->embed_file == NULL) {
-        sq_bind_problem(b, "missing", a->embed, ".weight");
-    } else if (sq_bind_check(b, n->embed_file, 2, shape)) {
-        SQ_TRY(weight_of(b, &n->embed, n->embed_file, shape));
-    }
+    sq_status st;
+    n->outside[0] = (sq_linear_row){0, a->embed, SQ_D_VOCAB, SQ_D_HIDDEN, 0, 0};
+    n->outside[1] = (sq_linear_row){0, a->head, SQ_D_VOCAB, SQ_D_HIDDEN, 0, 0};
+    SQ_TRY(bind_linear(b, &n->embed, &n->outside[0], "", SQ_PART_EMBED, 0, -1));
     SQ_TRY(bind_stack(b, &n->layers, c->layers, &a->text, a->layer_prefix, SQ_PART_TEXT,
                       sq_net_taps(n) - (int)c->layers * a->text.n_taps, 0));
-    SQ_TRY(bind_norm(b, &n->final_norm, "", a->final_norm, shape[1], 0));
-    const sq_tensor *head = sq_bind_find(b, a->head, ".weight");
-    n->head = n->embed;
-    if (!c->tied && head == NULL) {
-        sq_bind_problem(b, "missing", a->head, ".weight");
-    } else if (!c->tied && sq_bind_check(b, head, 2, shape)) {
-        SQ_TRY(weight_of(b, &n->head, head, shape));
+    SQ_TRY(bind_norm(b, &n->final_norm, "", a->final_norm, c->dims[SQ_D_HIDDEN], 0));
+    if (c->tied) {
+        sq_bind_find(b, a->head, ".weight"); /* some checkpoints store it twice */
+        n->head = n->embed;
+    } else {
+        SQ_TRY(bind_linear(b, &n->head, &n->outside[1], "", SQ_PART_HEAD, 0, -1));
     }
     n->inv_freq = sq_arena_alloc(&n->arena, (size_t)c->head_dim / 2, sizeof(float), b->err);
     if (n->inv_freq == NULL) {
@@ -477,10 +472,10 @@ void sq_net_close(sq_net **net) {
         return;
     }
     sq_net_each_linear(n, free_linear, NULL, NULL);
-    if (n->head.owned != n->embed.owned) {
-        sq_weight_free(&n->head);
+    if (n->head.weight.owned != n->embed.weight.owned) {
+        sq_weight_free(&n->head.weight);
     }
-    sq_weight_free(&n->embed);
+    sq_weight_free(&n->embed.weight);
     sq_checkpoint_close(&n->ckpt);
     sq_arena_free(&n->arena);
     sq_config_free(&n->config);
@@ -510,6 +505,11 @@ sq_status sq_net_each_linear(sq_net *n, sq_linear_fn f, void *user, sq_error *er
         st = each_of_block(&n->layers[i], &c->text->text, f, user, err);
     }
     return st;
+}
+
+sq_status sq_net_each_outside(sq_net *n, sq_linear_fn f, void *user, sq_error *err) {
+    sq_status st = f(user, &n->embed, err);
+    return st == SQ_OK && !n->config.tied ? f(user, &n->head, err) : st;
 }
 
 int sq_net_taps(const sq_net *n) {

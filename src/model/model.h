@@ -25,6 +25,11 @@ typedef struct sq_linear {
     float *bias;           /* [n] f32 or NULL */
 } sq_linear;
 
+/* Whether it is of the tower or what follows it. */
+static inline int sq_linear_vision(const sq_linear *l) {
+    return l->part == SQ_PART_VISION || l->part == SQ_PART_MERGER;
+}
+
 typedef struct sq_norm {
     const char *name, *file_name;
     const sq_tensor *file;
@@ -39,12 +44,11 @@ typedef struct sq_block {
 typedef struct sq_net {
     sq_config config;
     sq_checkpoint *ckpt;
-    unsigned char *in_block; /* [tensors of ckpt] 1: of a block or the projector */
-    json_t *quantization;    /* borrowed from config.json; NULL for a plain checkpoint */
-    sq_arena arena;          /* names and small tables */
-    const sq_tensor *embed_file;
-    sq_weight embed, head; /* head equals embed when tied */
-    sq_linear head_linear;
+    unsigned char *in_block;  /* [tensors of ckpt] 1: of a block or the projector */
+    json_t *quantization;     /* borrowed from config.json; NULL for a plain checkpoint */
+    sq_arena arena;           /* names and small tables */
+    sq_linear embed, head;    /* [vocab][hidden]; head equals embed when tied */
+    sq_linear_row outside[2]; /* their rows */
     sq_norm final_norm;
     sq_block *layers;   /* [config.layers] */
     sq_block *v_layers; /* [config.v_layers] */
@@ -71,6 +75,8 @@ void sq_net_close(sq_net **n);
  */
 typedef sq_status (*sq_linear_fn)(void *user, sq_linear *l, sq_error *err);
 sq_status sq_net_each_linear(sq_net *n, sq_linear_fn f, void *user, sq_error *err);
+/* And for what lies outside the blocks: the embeddings, and the head where it is not the same. */
+sq_status sq_net_each_outside(sq_net *n, sq_linear_fn f, void *user, sq_error *err);
 
 /* Taps: each distinct linear input has a number 0..sq_net_taps-1. A tap callback sees the input
  * rows once a pass, before the linears that share it run. */

@@ -48,7 +48,7 @@ void sq_embed(const sq_net *n, const int32_t *ids, int64_t count, float *h) {
     int64_t width = n->config.dims[SQ_D_HIDDEN], vocab = n->config.dims[SQ_D_VOCAB];
     for (int64_t i = 0; i < count; i++) {
         if (ids[i] >= 0 && ids[i] < vocab) {
-            sq_weight_rows_f32(&n->embed, ids[i], 1, h + i * width);
+            sq_weight_rows_f32(&n->embed.weight, ids[i], 1, h + i * width);
         } else {
             memset(h + i * width, 0, (size_t)width * sizeof *h);
         }
@@ -262,7 +262,7 @@ sq_status sq_logits(const sq_net *n, sq_work *w, const float *h, int64_t count, 
             return st;
         }
         norm_rows(w->x.data, h + i * hid, n->final_norm.weight, n->config.rms_eps, rows, hid);
-        sq_matmul(&n->head, w->x.data, hid, rows, NULL, logits + i * vocab, vocab);
+        sq_linear_rows(&n->head, w->x.data, hid, rows, logits + i * vocab, vocab);
     }
     return SQ_OK;
 }

@@ -157,7 +157,7 @@ sq_status sq_calibrate_run(const char *model, const char *stats, const sq_quanti
         goto fail;
     }
     SQ_TRY(sq_net_open(&j.net, model, err));
-    SQ_TRY(sq_policy_read(&j.plan.policy, o, j.plan.note, err));
+    SQ_TRY(sq_policy_read(&j.plan.policy, o, err));
     SQ_TRY(sq_frontend_open(&j.front, model, &j.net->config, err));
     SQ_TRY(sq_make_dirs(dir, err));
     SQ_TRY(sq_job_read_data(&j, dir));

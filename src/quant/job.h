@@ -36,5 +36,8 @@ void sq_stats_close(sq_stat *stats, int n);
 
 /* Quantizes a block, writes it whole and commits it. stats: NULL for rounding to nearest. */
 sq_status sq_job_block(sq_job *j, const sq_stage *s, const sq_stat *stats);
+/* And what lies outside the blocks: embeddings and head, rounded to nearest where the plan says so;
+ * final norm, patch embedding and harmless extras. */
+sq_status sq_job_outside(sq_job *j);
 
 #endif

@@ -34,6 +34,22 @@ static char *pattern_of(sq_output *o, const sq_linear *l, sq_error *err) {
     return p;
 }
 
+/* Whether a list must name the linear as one that stays. The family's patterns do for a tower that
+ * stays as a whole, and for the head; embeddings are no Linear. */
+static int stays(const sq_plan_row *r, int whole_vision) {
+    return !r->quantize &&
+           (sq_linear_vision(r->linear) ? !whole_vision : r->linear->part == SQ_PART_TEXT);
+}
+
+static int quantizes(const sq_plan *p, sq_part part) {
+    for (size_t i = 0; i < p->n; i++) {
+        if (p->rows[i].quantize && p->rows[i].linear->part == part) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 /* Groups of modules with the same scheme; all of one scheme are the class "Linear". */
 static json_t *ct_config(sq_output *o, sq_error *err) {
     const sq_plan *p = o->plan;
@@ -47,7 +63,7 @@ static json_t *ct_config(sq_output *o, sq_error *err) {
     int whole_vision = 1;
     for (size_t i = 0; i < p->n; i++) {
         const sq_plan_row *r = &p->rows[i];
-        whole_vision &= r->linear->part == SQ_PART_TEXT || !r->quantize;
+        whole_vision &= !sq_linear_vision(r->linear) || !r->quantize;
         if (!r->quantize) {
             continue;
         }
@@ -74,20 +90,21 @@ static json_t *ct_config(sq_output *o, sq_error *err) {
         }
     }
     static char linear[] = "Linear";
-    if (n == 1) {
+    if (n == 1 && !quantizes(p, SQ_PART_EMBED)) {
         targets[0][0] = linear;
         counts[0] = 1;
     }
     /* transformers and vLLM name the tower differently: the family's patterns, then what else is
      * not quantized. */
     for (const char *const *k = o->net->config.arch->keep; *k != NULL; k++) {
-        if (whole_vision || strncmp(*k, "re:", 3) != 0) {
+        int head = strncmp(*k, "re:", 3) != 0;
+        if (head ? !quantizes(p, SQ_PART_HEAD) : whole_vision) {
             ignore[n_ignore++] = (char *)(uintptr_t)*k;
         }
     }
     for (size_t i = 0; i < p->n; i++) {
         const sq_plan_row *r = &p->rows[i];
-        if (!r->quantize && (!whole_vision || r->linear->part == SQ_PART_TEXT)) {
+        if (stays(r, whole_vision)) {
             ignore[n_ignore] = pattern_of(o, r->linear, err);
             if (ignore[n_ignore++] == NULL) {
                 return NULL;
@@ -145,7 +162,7 @@ static sq_status add_linear(sq_output *o, name_list *l, const sq_linear *x, sq_e
 static int whole_vision(const sq_plan *p) {
     int whole = 1;
     for (size_t i = 0; i < p->n; i++) {
-        whole &= p->rows[i].linear->part == SQ_PART_TEXT || !p->rows[i].quantize;
+        whole &= !sq_linear_vision(p->rows[i].linear) || !p->rows[i].quantize;
     }
     return whole;
 }
@@ -168,7 +185,7 @@ static json_t *awq_config(sq_output *o, sq_error *err) {
     }
     for (size_t i = 0; st == SQ_OK && i < p->n; i++) {
         const sq_plan_row *r = &p->rows[i];
-        if (!r->quantize && (!whole || r->linear->part == SQ_PART_TEXT)) {
+        if (stays(r, whole)) {
             st = add_linear(o, &l, r->linear, err);
         }
         group = r->quantize ? sq_plan_group(p, r) : group;
@@ -238,8 +255,7 @@ static json_t *gptq_config(sq_output *o, sq_error *err) {
     for (size_t i = 0; i < p->n; i++) {
         const sq_plan_row *r = &p->rows[i];
         sq_ct_scheme s = gptq_scheme(p, r);
-        if (r->quantize ? memcmp(&s, &base, sizeof s) == 0
-                        : whole && r->linear->part != SQ_PART_TEXT) {
+        if (r->quantize ? memcmp(&s, &base, sizeof s) == 0 : !stays(r, whole)) {
             continue;
         }
         char *pattern = pattern_of(o, r->linear, err);

@@ -66,7 +66,7 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
                        sq_error *err) {
     *out = (sq_plan){0};
     sq_status st;
-    SQ_TRY(sq_policy_read(&out->policy, o, out->note, err));
+    SQ_TRY(sq_policy_read(&out->policy, o, err));
     if (!(o->damp >= 0 && o->damp <= 1)) {
         return sq_fail(err, SQ_EARG, "damping out of range; got %g, wanted 0..1", o->damp);
     }
@@ -87,6 +87,12 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
                        "--sequential runs data through what is quantized so far; wanted a method "
                        "with data, and --calib instead of --stats");
     }
+    if (net->config.tied && out->policy.part[SQ_PART_HEAD].bits != 0 &&
+        out->policy.part[SQ_PART_EMBED].bits == 0) {
+        sq_fail(err, SQ_EARG, "lm_head is the embeddings in this model");
+        sq_hint(err, "use --embedding, or \"embedding\" in the profile, for both");
+        return SQ_EARG;
+    }
     if (o->tp < 0) {
         return sq_fail(err, SQ_EARG, "--tp out of range; got %d, wanted 1 or more", o->tp);
     }
@@ -96,8 +102,11 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
     size_t n = 0;
     sq_net *reading = (sq_net *)(uintptr_t)net; /* the visitors only read */
     sq_net_each_linear(reading, sq_plan_count, &n, err);
+    sq_net_each_outside(reading, sq_plan_count, &n, err);
     out->rows = sq_alloc(n, sizeof *out->rows, "a plan", err);
     st = out->rows == NULL ? SQ_ENOMEM : sq_net_each_linear(reading, decide, out, err);
+    SQ_TRY(st);
+    SQ_TRY(sq_net_each_outside(reading, decide, out, err));
     out->ranks = o->tp;
     SQ_TRY(st);
     st = sq_plan_check_layout(out, err);
@@ -150,7 +159,10 @@ static sq_status check_row(const sq_plan *p, const sq_plan_row *r, sq_error *err
         sq_hint(err, "add --scheme w4a16, or use --format gptq-v2");
     } else if (st != SQ_OK) {
         sq_hint(err, "use --format compressed-tensors%s",
-                r->linear->part == SQ_PART_TEXT ? "" : ", or --vision keep");
+                sq_linear_vision(r->linear) ? ", or --vision keep" : "");
+    } else if (r->linear->part == SQ_PART_HEAD || r->linear->part == SQ_PART_EMBED) {
+        st = sq_fail(err, SQ_EARG, "%s keeps embeddings and head as they are", name);
+        sq_hint(err, "use --format compressed-tensors, or leave them out");
     } else if (g->act_bits != 0) {
         st = sq_fail(err, SQ_EARG, "%s has no place for rounded inputs (w8a8, w4a8)", name);
         sq_hint(err, "use --format compressed-tensors");

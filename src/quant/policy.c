@@ -102,9 +102,9 @@ static sq_status read_torchchat(sq_part_policy *p, const char *key, const json_t
         }
     }
     return sq_fail(err, SQ_EARG,
-                   "profile: '%s' is not known; wanted language, vision, merger, method, "
-                   "on_indivisible, or torchchat's linear:int4, linear:int8, linear:a8w4dq, "
-                   "embedding, precision, executor",
+                   "profile: '%s' is not known; wanted language, vision, merger, embedding, "
+                   "lm_head, method, on_indivisible, or torchchat's linear:int4, linear:int8, "
+                   "linear:a8w4dq, embedding, precision, executor",
                    key);
 }
 
@@ -121,12 +121,31 @@ static sq_status read_indivisible(sq_policy *p, const char *name, sq_error *err)
                    name);
 }
 
-static sq_status read_profile(sq_policy *p, const json_t *root, char note[256], sq_error *err) {
+/* torchchat's "embedding": symmetric, group size 0 is one group a row. */
+static sq_status read_embedding(sq_part_policy *p, const json_t *v, const char *key,
+                                sq_error *err) {
+    if (json_object_get(v, "bitwidth") == NULL && json_object_get(v, "groupsize") == NULL) {
+        return read_part(p, v, key, err);
+    }
+    int64_t group = sq_json_int(v, "groupsize", 0), bits = sq_json_int(v, "bitwidth", 8);
+    if (bits != 4 && bits != 8) {
+        return sq_fail(err, SQ_EARG, "profile: '%s' has bitwidth %lld; wanted 4 or 8", key,
+                       (long long)bits);
+    }
+    p->bits = (int)bits;
+    p->symmetric = 1;
+    return set_group(p, group == 0 ? -1 : group, key, err);
+}
+
+static sq_status read_profile(sq_policy *p, const json_t *root, sq_error *err) {
     static const struct {
         const char *name;
         sq_part part;
-    } parts[] = {
-        {"language", SQ_PART_TEXT}, {"vision", SQ_PART_VISION}, {"merger", SQ_PART_MERGER}};
+    } parts[] = {{"language", SQ_PART_TEXT},
+                 {"vision", SQ_PART_VISION},
+                 {"merger", SQ_PART_MERGER},
+                 {"lm_head", SQ_PART_HEAD}};
+    const size_t n_parts = sizeof parts / sizeof *parts;
     const char *key;
     json_t *v;
     sq_status st = SQ_OK;
@@ -135,18 +154,17 @@ static sq_status read_profile(sq_policy *p, const json_t *root, char note[256], 
     }
     json_object_foreach((json_t *)(uintptr_t)root, key, v) {
         size_t i = 0;
-        while (i < 3 && strcmp(key, parts[i].name) != 0) {
+        while (i < n_parts && strcmp(key, parts[i].name) != 0) {
             i++;
         }
-        if (i < 3) {
+        if (i < n_parts) {
             SQ_TRY(read_part(&p->part[parts[i].part], v, key, err));
         } else if (strcmp(key, "method") == 0) {
             SQ_TRY(set_method(p, json_is_string(v) ? json_string_value(v) : "", err));
         } else if (strcmp(key, "on_indivisible") == 0) {
             SQ_TRY(read_indivisible(p, json_is_string(v) ? json_string_value(v) : "", err));
-        } else if (strcmp(key, "embedding") == 0 || strcmp(key, "lm_head") == 0) {
-            snprintf(note, 256,
-                     "profile: '%s' stays in high precision (quantizing it is not there yet)", key);
+        } else if (strcmp(key, "embedding") == 0) {
+            SQ_TRY(read_embedding(&p->part[SQ_PART_EMBED], v, key, err));
         } else if (strcmp(key, "precision") != 0 && strcmp(key, "executor") != 0) {
             SQ_TRY(read_torchchat(&p->part[SQ_PART_TEXT], key, v, err));
         }
@@ -155,13 +173,11 @@ fail:
     return st;
 }
 
-sq_status sq_policy_read(sq_policy *out, const sq_quantize_options *o, char note[256],
-                         sq_error *err) {
+sq_status sq_policy_read(sq_policy *out, const sq_quantize_options *o, sq_error *err) {
     *out = (sq_policy){.indivisible = o->indivisible};
     sq_part_policy *text = &out->part[SQ_PART_TEXT];
     json_t *root = NULL;
     sq_status st;
-    note[0] = '\0';
     for (int i = 0; i < SQ_PARTS; i++) {
         out->part[i] = (sq_part_policy){.symmetric = o->symmetric, .group = 128};
     }
@@ -170,12 +186,24 @@ sq_status sq_policy_read(sq_policy *out, const sq_quantize_options *o, char note
     for (int i = SQ_PART_VISION; i <= SQ_PART_MERGER; i++) {
         SQ_TRY(set_scheme(&out->part[i], o->vision == NULL ? "keep" : o->vision, "--vision", err));
     }
+    SQ_TRY(set_scheme(&out->part[SQ_PART_EMBED], o->embedding == NULL ? "keep" : o->embedding,
+                      "--embedding", err));
+    SQ_TRY(set_scheme(&out->part[SQ_PART_HEAD], o->lm_head == NULL ? "keep" : o->lm_head,
+                      "--lm-head", err));
     for (int i = 0; o->group_size != 0 && i < SQ_PARTS; i++) {
         SQ_TRY(set_group(&out->part[i], o->group_size, "--group-size", err));
     }
     if (o->profile != NULL) {
         SQ_TRY(sq_json_load(o->profile, &root, err));
-        SQ_TRY(read_profile(out, root, note, err));
+        SQ_TRY(read_profile(out, root, err));
+    }
+    for (int i = SQ_PART_HEAD; i <= SQ_PART_EMBED; i++) {
+        if (out->part[i].act_bits != 0) {
+            st = sq_fail(err, SQ_EARG,
+                         "%s: inputs are not rounded there; wanted keep, w8a16 or w4a16",
+                         i == SQ_PART_HEAD ? "lm_head" : "embedding");
+            goto fail;
+        }
     }
     if (text->bits == 0) {
         st = sq_fail(err, SQ_EARG, "the language model is kept: nothing would be quantized");

@@ -6,7 +6,7 @@
 #include "base/error.h"
 #include "squint/squint.h"
 
-enum { SQ_PARTS = SQ_PART_HEAD + 1 };
+enum { SQ_PARTS = SQ_PART_EMBED + 1 };
 
 typedef struct sq_part_policy {
     int bits; /* 0: kept as it is */
@@ -21,14 +21,13 @@ typedef struct sq_policy {
     sq_indivisible indivisible;
 } sq_policy;
 
-/* A profile's own keys: "language", "vision", "merger", each {"scheme": w4a16|w8a16|w8a8|w4a8|keep,
- * "group_size": N, "symmetric": true|false}; "method"; "on_indivisible". torchchat's as they are:
- * "linear:int4", "linear:int8", "linear:a8w4dq" with "groupsize" and "bitwidth" (of the language
- * model); "precision" and "executor" say nothing here; "embedding" is read and must ask for what is
- * done: embeddings stay as they are, which sq_policy_read tells in *note. An unknown key, value or
- * range is SQ_EARG and is named. */
-sq_status sq_policy_read(sq_policy *out, const sq_quantize_options *o, char note[256],
-                         sq_error *err);
+/* A profile's own keys: "language", "vision", "merger", "embedding", "lm_head", each {"scheme":
+ * w4a16|w8a16|w8a8|w4a8|keep, "group_size": N, "symmetric": true|false}, embeddings and head
+ * without w8a8 and w4a8; "method"; "on_indivisible". torchchat's as they are: "linear:int4",
+ * "linear:int8", "linear:a8w4dq" with "groupsize" and "bitwidth" (of the language model) or
+ * "embedding"; "precision" and "executor" say nothing here. An unknown key, value or range is
+ * SQ_EARG and is named. */
+sq_status sq_policy_read(sq_policy *out, const sq_quantize_options *o, sq_error *err);
 /* Whether the method works from data. */
 static inline int sq_policy_needs_data(const sq_policy *p) { return p->awq || p->gptq; }
 /* Whether anything before the language model is quantized. */

@@ -43,30 +43,13 @@ static sq_status quantize_stages(sq_job *j) {
     return SQ_OK;
 }
 
-/* Tensors outside the blocks: embeddings, final norm, head, patch embedding, and harmless extras.
- */
-static sq_status copy_outside(sq_job *j) {
-    const sq_checkpoint *c = j->net->ckpt;
-    if (sq_output_done(&j->out, "rest") != NULL) {
-        return SQ_OK;
-    }
-    double t = sq_now();
-    for (size_t i = 0; i < sq_checkpoint_count(c); i++) {
-        sq_status st =
-            j->net->in_block[i] ? SQ_OK : sq_output_copy(&j->out, sq_checkpoint_at(c, i), j->err);
-        if (st != SQ_OK) {
-            return st;
-        }
-    }
-    j->write_s += sq_now() - t;
-    return sq_output_commit(&j->out, "rest", json_array(), j->err);
-}
-
 /* What a resumed run must have in common with the one before. */
 static sq_status fingerprint(const char *model, const sq_quantize_options *o, const sq_net *net,
                              char out[17], sq_error *err) {
     sq_buf b = {0};
     char *config = json_dumps(net->config.json, JSON_COMPACT | JSON_SORT_KEYS);
+    sq_buf_printf(&b, "%s|%s|", o->embedding == NULL ? "keep" : o->embedding,
+                  o->lm_head == NULL ? "keep" : o->lm_head);
     sq_buf_printf(&b, "%s|%d|%d|%g|%g|%d|%d|", o->format == NULL ? "" : o->format, o->tp,
                   o->mse_range, o->target_bits, o->damp, o->no_act_order, o->sequential);
     sq_buf_printf(&b, "%s|%s|%s|%lld|%d|%s|%lld|%lld|%d|%d|%llu|%zu|", config == NULL ? "" : config,
@@ -111,6 +94,7 @@ static void gather(sq_job *j) {
         sq_stage s = sq_stage_at(j->net, i);
         json_array_extend(j->layers, (json_t *)(uintptr_t)sq_output_done(&j->out, s.unit));
     }
+    json_array_extend(j->layers, (json_t *)(uintptr_t)sq_output_done(&j->out, "rest"));
 }
 
 static uint64_t folder_bytes(const char *dir) {
@@ -171,6 +155,8 @@ static json_t *options_of(const sq_quantize_options *o) {
     put_number(w, "--target-bits", o->target_bits);
     put_flag(w, "--sym", o->symmetric);
     put_word(w, "--vision", o->vision);
+    put_word(w, "--embedding", o->embedding);
+    put_word(w, "--lm-head", o->lm_head);
     put_word(w, "--calib", o->calib == NULL ? NULL : base_name(o->calib));
     put_word(w, "--stats", o->stats == NULL ? NULL : base_name(o->stats));
     put_number(w, "--samples", (double)o->samples);
@@ -260,7 +246,7 @@ static sq_status make_folder(sq_job *j, const char *model, const char *out) {
         SQ_TRY(sq_job_read_data(j, j->out.partial));
     }
     SQ_TRY(quantize_stages(j));
-    SQ_TRY(copy_outside(j));
+    SQ_TRY(sq_job_outside(j));
     gather(j);
     double t = sq_now();
     SQ_TRY(sq_output_finish(&j->out, j->layers, j->err));

@@ -119,6 +119,9 @@ static sq_status check_module(void *user, sq_linear *l, sq_error *err) {
     int named = c->reader != NULL && sq_qconfig_scheme(c->reader, l->file_name, &s);
     (void)err;
     c->quantized += l->quantized;
+    if (l->part == SQ_PART_EMBED && !l->quantized) {
+        return SQ_OK; /* no Linear: a class of modules does not name it */
+    }
     if (named != l->quantized) {
         c->bad++;
         snprintf(c->worst, sizeof c->worst, "'%.200s' is stored %s but named otherwise",
@@ -135,6 +138,7 @@ static void check_config(sq_verify_state *v) {
     }
     if (sq_qconfig_open(&c.reader, v->net->quantization, NULL) == SQ_OK) {
         sq_net_each_linear(v->net, check_module, &c, NULL);
+        sq_net_each_outside(v->net, check_module, &c, NULL);
     }
     sq_verify_line(v, "config", c.reader != NULL && c.bad == 0 && c.quantized > 0, (double)c.bad, 0,
                    "%lld linears quantized%s%s", (long long)c.quantized,

@@ -260,10 +260,11 @@ static void weights_as_stored(const char *model) {
     assert_int_equal(sq_plan_memory(model, &o, &text, &err), SQ_OK);
     json_t *r = json_loads(text, 0, NULL);
     assert_int_equal(sq_net_open(&net, model, &err), SQ_OK);
-    double want = (double)sq_weight_bytes(&net->embed), got = report_number(r, "weights_bytes");
+    double want = (double)sq_weight_bytes(&net->embed.weight),
+           got = report_number(r, "weights_bytes");
     sq_net_each_linear(net, add_linear, &want, NULL);
-    if (net->head.data != net->embed.data) {
-        want += (double)sq_weight_bytes(&net->head);
+    if (net->head.weight.data != net->embed.weight.data) {
+        want += (double)sq_weight_bytes(&net->head.weight);
     }
     for (size_t i = 0; i < sq_checkpoint_count(net->ckpt); i++) {
         const sq_tensor *t = sq_checkpoint_at(net->ckpt, i);

@@ -353,12 +353,12 @@ static void schemes_and_methods(void **state) {
     }
 }
 
-static sq_status policy_of(const char *text, sq_policy *out, char note[256], sq_error *err) {
+static sq_status policy_of(const char *text, sq_policy *out, sq_error *err) {
     char path[512];
     snprintf(path, sizeof path, "%s/profile.json", dir);
     assert_int_equal(sq_file_write(path, text, strlen(text), err), SQ_OK);
     sq_quantize_options o = {.profile = path};
-    return sq_policy_read(out, &o, note, err);
+    return sq_policy_read(out, &o, err);
 }
 
 /* The shipped profiles, torchchat's own, and what is refused by name. */
@@ -372,22 +372,25 @@ static void profiles(void **state) {
                                       "{\"language\": {\"group_size\": 5}}",
                                       "{\"linear:int4\": {\"bitwidth\": 3}}",
                                       "{\"language\": {\"scheme\": \"keep\"}}",
-                                      "{\"on_indivisible\": \"stop\"}"};
+                                      "{\"on_indivisible\": \"stop\"}",
+                                      "{\"embedding\": {\"bitwidth\": 2}}",
+                                      "{\"lm_head\": {\"scheme\": \"w8a8\"}}"};
     (void)state;
     sq_policy p;
-    char note[256], path[600];
+    char path[600];
     sq_error err = {0};
     for (size_t i = 0; i < 3; i++) {
         snprintf(path, sizeof path, "%s/profiles/%s.json", getenv("SQ_TEST_ROOT"), shipped[i]);
         sq_quantize_options o = {.profile = path};
-        assert_int_equal(sq_policy_read(&p, &o, note, &err), SQ_OK);
+        assert_int_equal(sq_policy_read(&p, &o, &err), SQ_OK);
     }
     assert_int_equal(
         policy_of("{\"embedding\": {\"bitwidth\": 4, \"groupsize\": 32}, \"linear:a8w4dq\": "
                   "{\"groupsize\": 256}, \"precision\": {\"dtype\": \"fp16\"}}",
-                  &p, note, &err),
+                  &p, &err),
         SQ_OK);
-    assert_non_null(strstr(note, "embedding"));
+    const sq_part_policy *e = &p.part[SQ_PART_EMBED];
+    assert_true(e->bits == 4 && e->symmetric && e->group == 32 && e->act_bits == 0);
     const sq_part_policy *t = &p.part[SQ_PART_TEXT];
     assert_true(t->bits == 4 && t->act_bits == 8 && t->act_symmetric == 0 && t->symmetric &&
                 t->group == 256);
@@ -395,13 +398,13 @@ static void profiles(void **state) {
     assert_int_equal(
         policy_of("{\"linear:int8\": {\"bitwidth\": 8, \"groupsize\": 0}, \"vision\": {\"scheme\": "
                   "\"w8a8\"}, \"method\": \"gptq\"}",
-                  &p, note, &err),
+                  &p, &err),
         SQ_OK);
     assert_true(t->bits == 8 && t->group == -1 && p.gptq && !p.awq);
     assert_true(p.part[SQ_PART_VISION].act_bits == 8 && p.part[SQ_PART_VISION].group == -1);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         err = (sq_error){0};
-        assert_int_equal(policy_of(bad[i], &p, note, &err), SQ_EARG);
+        assert_int_equal(policy_of(bad[i], &p, &err), SQ_EARG);
         assert_true(err.text[0] != '\0');
     }
 }
@@ -525,6 +528,61 @@ static void sequential_sees_quantized_layers(void **state) {
     json_decref(seq);
     sq_quantize_options bad = {.method = "rtn", .sequential = 1};
     quantize("refused", &bad, SQ_EARG);
+}
+
+/* Embeddings and head by schemes of their own: written, verified with the rest, near the original;
+ * a head that is the embeddings has no scheme of its own. */
+static void embeddings_and_head(void **state) {
+    (void)state;
+    static const struct {
+        const char *model;
+        int tied;
+    } cases[] = {{"qwen25-untied-bf16", 0}, {"smollm2-like-bf16", 1}, {"qwen2vl-flat-f16", -1}};
+    for (size_t i = 0; i < 3; i++) {
+        char from[512], to[512];
+        json_t *r = NULL, *l;
+        sq_error err = {0};
+        size_t k;
+        int seen = 0;
+        snprintf(from, sizeof from, "%s/tests/golden/models/%s", getenv("SQ_TEST_ROOT"),
+                 cases[i].model);
+        snprintf(to, sizeof to, "%s/outside-%zu", dir, i);
+        sq_quantize_options o = {.method = "rtn",
+                                 .scheme = "w8a16",
+                                 .embedding = "w8a16",
+                                 .lm_head = cases[i].tied == 0 ? "w4a16" : NULL,
+                                 .group_size = 16};
+        sq_status st = sq_quantize_run(from, to, &o, NULL, &r, &err);
+        if (st != SQ_OK) {
+            fail_msg("%s: %s", cases[i].model, err.text);
+        }
+        json_array_foreach(json_object_get(r, "layers"), k, l) {
+            const char *name = sq_json_str(l, "name", "");
+            int head = strcmp(name, "lm_head") == 0;
+            if (head || strstr(name, "embed_tokens") != NULL) {
+                assert_int_equal(sq_json_int(l, "bits", 0), head ? 4 : 8);
+                assert_true(sq_json_num(l, "error", NAN) <= sq_json_num(l, "rtn_error", NAN));
+                seen++;
+            }
+        }
+        assert_int_equal(seen, cases[i].tied == 0 ? 2 : 1);
+        json_decref(r);
+        sq_verify_options v = {.against = from, .data = calib, .min_top1 = 0.01, .max_kl = 5};
+        r = NULL;
+        v.data = cases[i].tied < 0 ? calib : NULL;
+        st = sq_verify_run(to, &v, NULL, &r, &err);
+        if (st != SQ_OK) {
+            fail_msg("%s: %s %s", cases[i].model, err.text, json_dumps(r, 0));
+        }
+        json_decref(r);
+    }
+    sq_quantize_options o = {.method = "rtn", .lm_head = "w8a16"};
+    json_t *r = NULL;
+    sq_error err = {0};
+    char from[512], to[512];
+    snprintf(from, sizeof from, "%s/tests/golden/models/smollm2-like-bf16", getenv("SQ_TEST_ROOT"));
+    snprintf(to, sizeof to, "%s/outside-no", dir);
+    assert_int_equal(sq_quantize_run(from, to, &o, NULL, &r, &err), SQ_EARG);
 }
 
 /* 40 columns and groups of 16: padded, listed, and the same result as one that needs no padding
@@ -719,6 +777,7 @@ int main(void) {
         cmocka_unit_test(ranges_without_data),
         cmocka_unit_test(bits_meet_a_target),
         cmocka_unit_test(sequential_sees_quantized_layers),
+        cmocka_unit_test(embeddings_and_head),
         cmocka_unit_test(padding_is_listed),
         cmocka_unit_test(bad_options_are_refused),
         cmocka_unit_test(verification_finds_damage),
