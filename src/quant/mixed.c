@@ -2,7 +2,10 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
+#include "base/log.h"
+#include "quant/compare.h"
 #include "quant/ranges.h"
 
 enum { SAMPLE_ROWS = 128 };
@@ -134,13 +137,97 @@ sq_status sq_mixed_measure(sq_mixed *m, int layer, const sq_stat *stats, sq_erro
     return SQ_OK;
 }
 
+/* A linear as its cheapest option leaves it. */
+static sq_status round_linear(const sq_mixed *m, const sq_plan_row *r, int option, sq_weight *to,
+                              float **values, sq_error *err) {
+    const sq_weight *from = &r->linear->weight;
+    sq_grid g = grid_of(m, r, option);
+    *values = sq_alloc_raw((size_t)from->n, (size_t)from->k * sizeof **values, "a mixed plan", err);
+    float *w = *values;
+    if (w == NULL) {
+        return SQ_ENOMEM;
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < from->n; i++) {
+        sq_weight_rows_f32(from, i, 1, w + i * from->k);
+        sq_ranges_round_row(&g, w + i * from->k, NULL, w + i * from->k);
+    }
+    return sq_weight_dense(to, SQ_F32, w, from->n, from->k, err);
+}
+
+/* KL of the model with one tap rounded, summed over the samples. */
+static sq_status sense_tap(const sq_mixed *m, const sq_mixed_tap *t, const sq_samples *samples,
+                           float *const *logits, double *kl, sq_error *err) {
+    const sq_plan_row *first = &m->plan->rows[t->rows[0]];
+    sq_net net = *m->net;
+    float *values[4] = {NULL};
+    sq_comparison c = {0};
+    sq_status st = SQ_ENOMEM;
+    size_t layers = (size_t)net.config.layers;
+    sq_block *blocks = sq_alloc_raw(layers, sizeof *blocks, "a mixed plan", err);
+    if (blocks == NULL) {
+        return SQ_ENOMEM;
+    }
+    memcpy(blocks, net.layers, layers * sizeof *blocks);
+    net.layers = blocks;
+    sq_block *b = &blocks[first->linear->layer];
+    for (int l = 0; l < t->n; l++) {
+        const sq_plan_row *r = &m->plan->rows[t->rows[l]];
+        SQ_TRY(round_linear(m, r, t->cheapest, &b->linears[r->linear->row->role].weight, &values[l],
+                            err));
+    }
+    for (size_t i = 0; i < samples->n; i++) {
+        SQ_TRY(sq_compare_to(&c, &net, logits[i], &samples->items[i].prompt, err));
+    }
+    *kl = c.positions > 0 && isfinite(c.kl) ? c.kl / (double)c.positions : 0;
+fail:
+    for (int l = 0; l < t->n; l++) {
+        sq_free(values[l]);
+    }
+    sq_free(blocks);
+    return st;
+}
+
+sq_status sq_mixed_sense(sq_mixed *m, const sq_samples *samples, const sq_progress *progress,
+                         sq_error *err) {
+    sq_status st = SQ_OK;
+    float **logits = sq_alloc(samples->n, sizeof *logits, "reference logits", err);
+    if (logits == NULL) {
+        return SQ_ENOMEM;
+    }
+    for (size_t i = 0; i < samples->n; i++) {
+        SQ_TRY(sq_compare_reference(&logits[i], m->net, &samples->items[i].prompt, err));
+    }
+    for (size_t i = 0; i < m->n; i++) {
+        SQ_TRY(sense_tap(m, &m->taps[i], samples, logits, &m->taps[i].kl, err));
+        if (!sq_progress_tick(progress, "sensitivity", (int64_t)i + 1, (int64_t)m->n, NULL)) {
+            st = sq_fail(err, SQ_ECANCELLED, "stopped");
+            goto fail;
+        }
+    }
+    m->sensed = 1;
+fail:
+    for (size_t i = 0; i < samples->n; i++) {
+        sq_free(logits[i]);
+    }
+    sq_free(logits);
+    return st;
+}
+
+/* What an option costs: its relative error, as KL where that is known. */
+static double cost_of(const sq_mixed *m, const sq_mixed_tap *t, int option) {
+    double base = t->noise[t->cheapest];
+    return !m->sensed ? t->noise[option] : base > 0 ? t->kl / base * t->noise[option] : 0;
+}
+
 /* The step with the most gain for its bits that `left` still allows; 0: none. */
 static int best_step(const sq_mixed *m, double left, size_t *tap, int *option) {
     double best = 0;
     for (size_t i = 0; i < m->n; i++) {
         const sq_mixed_tap *t = &m->taps[i];
         for (int o = 0; o < SQ_MIXED_OPTIONS; o++) {
-            double cost = t->bits[o] - t->bits[t->option], gain = t->noise[t->option] - t->noise[o];
+            double cost = t->bits[o] - t->bits[t->option],
+                   gain = cost_of(m, t, t->option) - cost_of(m, t, o);
             if (cost > 0 && cost <= left && gain / cost > best) {
                 best = gain / cost;
                 *tap = i;
@@ -167,9 +254,12 @@ void sq_mixed_decide(sq_mixed *m) {
     m->bits = bits / weights;
     for (size_t i = 0; i < m->n; i++) {
         sq_mixed_tap *t = &m->taps[i];
-        snprintf(t->note, sizeof t->note,
-                 "relative error %.3g at 4 bits, group 128; %.3g as chosen", t->noise[0],
-                 t->noise[t->option]);
+        int used = snprintf(t->note, sizeof t->note, "relative error %.3g, at %lld bits %.3g",
+                            t->noise[t->option], (long long)options[t->cheapest].bits,
+                            t->noise[t->cheapest]);
+        if (m->sensed) {
+            snprintf(t->note + used, sizeof t->note - (size_t)used, " and %.3g nats", t->kl);
+        }
         for (int l = 0; l < t->n; l++) {
             sq_plan_row *r = &m->plan->rows[t->rows[l]];
             r->grid = grid_of(m, r, t->option);

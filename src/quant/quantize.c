@@ -187,23 +187,37 @@ static sq_status record_options(const sq_job *j, const char *out) {
 
 /* --target-bits: a pass over the data that measures, before anything is written. */
 static sq_status mix_plan(sq_job *j) {
+    enum { SENSE_SAMPLES = 4, SENSE_TOKENS = 256 };
+    sq_samples s = {0};
     sq_status st;
     SQ_TRY(sq_mixed_open(&j->mixed, &j->plan, j->net, j->o->target_bits, j->err));
     for (int64_t i = 0; i < sq_stage_count(j->net); i++) {
-        sq_stage s = sq_stage_at(j->net, i);
+        sq_stage stage = sq_stage_at(j->net, i);
         sq_stat stats[SQ_STAGE_TAPS] = {{0}};
-        int text = s.part == SQ_PART_TEXT;
-        st = text || j->hidden.n_pictures > 0 ? sq_job_stats(j, &s, text ? stats : NULL, 0) : SQ_OK;
-        st = st == SQ_OK && text ? sq_mixed_measure(&j->mixed, (int)s.index, stats, j->err) : st;
+        int text = stage.part == SQ_PART_TEXT;
+        st = text || j->hidden.n_pictures > 0 ? sq_job_stats(j, &stage, text ? stats : NULL, 0)
+                                              : SQ_OK;
+        st =
+            st == SQ_OK && text ? sq_mixed_measure(&j->mixed, (int)stage.index, stats, j->err) : st;
         sq_stats_close(stats, SQ_STAGE_TAPS);
         SQ_TRY(st);
-        if (!sq_progress_tick(j->progress, "measure", i + 1, sq_stage_count(j->net), s.unit)) {
+        if (!sq_progress_tick(j->progress, "measure", i + 1, sq_stage_count(j->net), stage.unit)) {
             st = sq_fail(j->err, SQ_ECANCELLED, "stopped");
             goto fail;
         }
     }
+    if (j->o->calib != NULL) {
+        int64_t seq = j->o->seq > 0 && j->o->seq < SENSE_TOKENS ? j->o->seq : SENSE_TOKENS;
+        SQ_TRY(sq_samples_read(&s, &j->front, j->o->calib, SENSE_SAMPLES, seq, 1, j->err));
+        SQ_TRY(sq_mixed_sense(&j->mixed, &s, j->progress, j->err));
+    } else {
+        sq_progress_note(j->progress,
+                         "mixed plan: by relative errors alone; with --calib each layer's own KL "
+                         "counts too");
+    }
     sq_mixed_decide(&j->mixed);
 fail:
+    sq_samples_close(&s);
     return st;
 }
 
@@ -218,7 +232,7 @@ static sq_status make_folder(sq_job *j, const char *model, const char *out) {
     if (data && o->stats != NULL) {
         SQ_TRY(sq_checkpoint_open(&j->stats_file, o->stats, j->err));
     }
-    if (data && j->stats_file == NULL) {
+    if (data && o->calib != NULL) {
         SQ_TRY(sq_frontend_open(&j->front, model, &j->net->config, j->err));
     }
     if (o->target_bits != 0) {
