@@ -8,6 +8,7 @@ typedef struct cli_ask {
     const char *prompt, *system, *messages_file, *text, *tokens;
     cli_list images, videos;
     sq_media_options media;
+    const char *kv_type;
     const char *chat_template; /* a name or FILE */
     int raw;
 } cli_ask;
@@ -21,6 +22,7 @@ typedef struct cli_ask {
         {"--video", CLI_LIST, &(a).videos,                                                         \
          "FILE  a video or a folder of frames; may be given again"},                               \
         {"--messages", CLI_TEXT, &(a).messages_file, "FILE.json  the whole conversation"},         \
+        KV_OPTION((a).kv_type),                                                                    \
         {"--image-min-tokens", CLI_INT, &(a).media.image_min_tokens,                               \
          "N  tokens of a picture at least"},                                                       \
         {"--image-max-tokens", CLI_INT, &(a).media.image_max_tokens,                               \

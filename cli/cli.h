@@ -31,6 +31,10 @@ typedef struct cli_list {
     size_t n;
 } cli_list;
 
+/* How the KV cache is stored. */
+#define KV_OPTION(to)                                                                              \
+    { "--kv-type", CLI_TEXT, &(to), "f32|f16|bf16|int8  how keys and values are kept (f32)" }
+
 typedef struct cli_option {
     const char *name; /* "--group-size", or "-o" */
     cli_kind kind;

@@ -124,6 +124,7 @@ int verb_plan(int argc, char **argv) {
         {"--frames", CLI_INT, &o.frames, "N  frames taken of a video"},
         {"--scheme", CLI_TEXT, &o.scheme, "w4a16|w8a16|w8a8|w4a8  (as stored)"},
         {"--group-size", CLI_INT, &o.group_size, "N|-1  columns a group (128)"},
+        KV_OPTION(o.kv_type),
         {"--memory", CLI_BYTES, &o.memory, "SIZE  what there is, such as 8GiB (what is available)"},
         {"--method", CLI_TEXT, &o.method, "rtn|awq|gptq|awq+gptq  what quantizing takes (awq)"},
         {"--samples", CLI_INT, &o.samples, "N  samples of the calibration (128)"},

@@ -197,6 +197,7 @@ int verb_verify(int argc, char **argv) {
         {"--against", CLI_TEXT, &o.against, "MODEL  the original"},
         {"--level", CLI_TEXT, &o.level,
          "structure|codes|layers|cache|logits  up to this one (all)"},
+        KV_OPTION(o.kv_type),
         {"--data", CLI_TEXT, &o.data, "FILE.jsonl  what to compare the logits on"},
         {"--samples", CLI_INT, &o.samples, "N  samples of it at most (16)"},
         {"--max-kl", CLI_REAL, &o.max_kl, "X  limit on the mean KL, nats a token"},
@@ -242,6 +243,7 @@ int verb_eval(int argc, char **argv) {
     const char *pos[1];
     const cli_option options[] = {
         {"--against", CLI_TEXT, &o.against, "MODEL  for KL and equal first choices"},
+        KV_OPTION(o.kv_type),
         {"--text", CLI_TEXT, &o.text, "FILE  plain text: perplexity"},
         {"--task", CLI_TEXT, &o.task, "FILE.jsonl  questions with an answer or a bbox"},
         {"--window", CLI_INT, &o.window, "N  tokens a window (512)"},

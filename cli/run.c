@@ -106,6 +106,9 @@ int verb_run(int argc, char **argv) {
     sq_result result = {.text = ""};
     sq_status st = sq_model_open(&model, pos[0], &ask.media, &err);
     if (st == SQ_OK) {
+        st = sq_model_set_kv_type(model, ask.kv_type, &err);
+    }
+    if (st == SQ_OK) {
         st = sq_session_open(&session, model, &err);
     }
     if (st == SQ_OK) {
@@ -199,6 +202,9 @@ int verb_logits(int argc, char **argv) {
     sq_model *model = NULL;
     sq_session *session = NULL;
     sq_status st = sq_model_open(&model, pos[0], &ask.media, &err);
+    if (st == SQ_OK) {
+        st = sq_model_set_kv_type(model, ask.kv_type, &err);
+    }
     if (st == SQ_OK) {
         st = sq_session_open(&session, model, &err);
     }
@@ -295,10 +301,12 @@ int verb_chat(int argc, char **argv) {
     talk t = {0};
     cli_list stop = {0};
     sq_media_options media = {0};
+    const char *kv_type = NULL;
     const char *pos[1], *system = NULL;
     const cli_option options[] = {
         {"--system", CLI_TEXT, &system, "TEXT  system message"},
         {"--image-max-tokens", CLI_INT, &media.image_max_tokens, "N  tokens of a picture at most"},
+        KV_OPTION(kv_type),
         SAMPLING_OPTIONS(t.sampling, stop),
         {NULL, CLI_FLAG, NULL, NULL},
     };
@@ -316,6 +324,9 @@ int verb_chat(int argc, char **argv) {
     sq_error err = {0};
     sq_model *model = NULL;
     sq_status st = sq_model_open(&model, pos[0], &media, &err);
+    if (st == SQ_OK) {
+        st = sq_model_set_kv_type(model, kv_type, &err);
+    }
     if (st == SQ_OK) {
         st = sq_session_open(&t.session, model, &err);
     }

@@ -43,6 +43,9 @@ typedef struct sq_media_options {
 
 SQ_API sq_status sq_model_open(sq_model **out, const char *path, const sq_media_options *media,
                                sq_error *err);
+/* How the KV cache of sessions opened from now on is stored: "f32" (at first), "f16", "bf16" or
+ * "int8" (a scale for each head and token); NULL changes nothing. */
+SQ_API sq_status sq_model_set_kv_type(sq_model *model, const char *type, sq_error *err);
 SQ_API void sq_model_close(sq_model **model);
 SQ_API int64_t sq_model_vocab(const sq_model *model);
 SQ_API int64_t sq_model_max_positions(const sq_model *model);
@@ -183,6 +186,7 @@ typedef struct sq_verify_options {
     const char *data;    /* JSON lines to compare on; NULL: built-in texts */
     int64_t samples;     /* 0: 16 */
     double max_kl, min_top1; /* limits; 0: defaults */
+    const char *kv_type;     /* of the folder's own runs; see sq_model_set_kv_type */
 } sq_verify_options;
 /* SQ_ECHECK when a check does not hold; *report is filled then, too. */
 SQ_API sq_status sq_verify(const char *out, const sq_verify_options *options,
@@ -194,9 +198,10 @@ typedef struct sq_eval_options {
     const char *task;                 /* JSON lines with answer or bbox */
     int64_t window, windows, samples; /* 0: 512, all, all */
     double min_accuracy, min_iou, max_kl, max_perplexity; /* limits; 0: none; not met: SQ_ECHECK */
-    const char *report; /* NULL, or an HTML page to write: all that is measured, in one file that
-                           needs no network. The other model answers, too, and with it come examples
-                           and what each quantized layer costs alone. */
+    const char *kv_type; /* of the model; see sq_model_set_kv_type */
+    const char *report;  /* NULL, or an HTML page to write: all that is measured, in one file that
+                            needs no network. The other model answers, too, and with it come examples
+                            and what each quantized layer costs alone. */
 } sq_eval_options;
 SQ_API sq_status sq_eval(const char *model, const sq_eval_options *options,
                          const sq_progress *progress, char **report, sq_error *err);
@@ -225,6 +230,7 @@ typedef struct sq_plan_options {
     size_t memory;         /* what there is; 0: what the system has available */
     const char *method;    /* of quantize, for what calibration takes; NULL: awq */
     int64_t samples, seq;  /* of the calibration; 0: 128 of 512 tokens */
+    const char *kv_type;   /* see sq_model_set_kv_type */
     int rates;             /* 1: measure this machine (under a second) and forecast times */
 } sq_plan_options;
 /* *report: cli.md's keys of `plan`. SQ_ENOMEM, with the report, when it does not fit. */

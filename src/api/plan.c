@@ -76,6 +76,7 @@ static sq_status open_plan(sq_planning *p, subject *s, const char *model, const 
     *s = (subject){model, !named && holds_tensors(model)};
     p->program = program_bytes(model, s->files);
     SQ_TRY(read_policy(p, o, o->scheme, err));
+    SQ_TRY(sq_kv_parse(o->kv_type, &p->config.kv_type, err));
     p->dense = dense_bytes(&p->config);
     SQ_TRY(sq_plan_weights(p, model, s->files, err));
     if (p->config.tower != NULL) {
@@ -99,7 +100,7 @@ fail:
 /* ---- sums ---- */
 
 uint64_t sq_plan_kv_token(const sq_config *c) {
-    return (uint64_t)(2 * c->layers * c->kv_heads * c->head_dim) * sizeof(float);
+    return (uint64_t)(2 * c->layers * c->kv_heads) * sq_kv_row_bytes(c->kv_type, c->head_dim);
 }
 
 static uint64_t kv_bytes(const sq_config *c, int64_t context) {

@@ -35,6 +35,18 @@ fail:
     return st;
 }
 
+sq_status sq_model_set_kv_type(sq_model *model, const char *type, sq_error *err) {
+    sq_kv_type t;
+    sq_status st;
+    SQ_TRY(sq_need_arg(model, "model", err));
+    SQ_TRY(sq_kv_parse(type, &t, err));
+    if (type != NULL) {
+        model->engine->net->config.kv_type = t;
+    }
+fail:
+    return st;
+}
+
 void sq_model_close(sq_model **model) {
     if (model != NULL && *model != NULL) {
         sq_engine_close(&(*model)->engine);

@@ -109,6 +109,7 @@ typedef struct sq_kernels {
     /* Widen n elements. */
     void (*widen_f16)(float *dst, const uint16_t *src, int64_t n);
     void (*widen_bf16)(float *dst, const uint16_t *src, int64_t n);
+    void (*widen_i8)(float *dst, const int8_t *src, float scale, int64_t n); /* dst = scale * src */
     /* y[0..rows) = packed 4-bit/8-bit rows [row0, row0+rows) times x[k_padded]; xsum is the sum of
      * x per group. Layout as sq_weight_quantized packs it. */
     void (*gemv_q4)(const sq_weight *w, int64_t row0, int64_t rows, const float *x,

@@ -52,6 +52,10 @@ static inline float v_top(__m256 v) {
 }
 
 /* Eight codes of columns c..c+7 (c a multiple of 8) as floats. */
+static inline __m256 v_i8(const int8_t *p) {
+    return _mm256_cvtepi32_ps(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
 static inline __m256 v_q4(const uint8_t *codes, int64_t c) {
     const uint8_t *p = codes + c / SQ_CHUNK_COLUMNS * 64 + c % 16 * 4;
     __m256i z = _mm256_loadu_si256((const __m256i *)(const void *)p);

@@ -36,6 +36,10 @@ static inline __m512 codes16(void) {
 }
 
 /* Sixteen codes of columns c..c+15 (c a multiple of 16) as floats. */
+static inline __m512 v_i8(const int8_t *p) {
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
 static inline __m512 v_q4(const uint8_t *codes, int64_t c) {
     __m512i z = _mm512_loadu_si512(codes + c / SQ_CHUNK_COLUMNS * 64);
     z = _mm512_srl_epi32(z, _mm_cvtsi64_si128(c % SQ_CHUNK_COLUMNS / 16 * 4));

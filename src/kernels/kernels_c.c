@@ -48,6 +48,12 @@ static void widen_bf16(float *dst, const uint16_t *src, int64_t n) {
     }
 }
 
+static void widen_i8(float *dst, const int8_t *src, float scale, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        dst[i] = scale * (float)src[i];
+    }
+}
+
 static int code_q4(const uint8_t *row, int64_t col) {
     int64_t in = col % SQ_CHUNK_COLUMNS, lane = in % 16, nibble = in / 16;
     const uint8_t byte = row[col / SQ_CHUNK_COLUMNS * 64 + lane * 4 + nibble / 2];
@@ -297,6 +303,7 @@ void sq_kernels_init_c(sq_kernels *k) {
                       .dot_bf16 = dot_bf16,
                       .widen_f16 = widen_f16,
                       .widen_bf16 = widen_bf16,
+                      .widen_i8 = widen_i8,
                       .gemv_q4 = gemv_q4,
                       .gemv_q8 = gemv_q8,
                       .range = range,

@@ -1,8 +1,8 @@
 /* Kernels written once over vectors of VN floats. An ISA file defines V, VN and the words below,
  * then includes this: v_load v_store v_set1 v_add v_sub v_mul v_fma(a,b,c)=a*b+c v_div, v_max and
  * v_min (the second operand if either is NaN), v_sum v_top v_load_part v_store_part (n < VN
- * elements, others zero) v_f16 v_bf16 (widen VN at p) v_scale2(x, n)=x*2^n with whole n, v_round,
- * v_q4 v_q8 (VN codes of a packed row from column c, a multiple of VN, as floats). */
+ * elements, others zero) v_f16 v_bf16 v_i8 (widen VN at p) v_scale2(x, n)=x*2^n with whole n,
+ * v_round, v_q4 v_q8 (VN codes of a packed row from column c, a multiple of VN, as floats). */
 
 /* exp: x = n ln2 + r, a degree-6 polynomial on r (Cephes expf), within 2 ulp. Below -87.3, where
  * the result is no normal number, it gives 0; above 88.72 infinity; NaN stays NaN. */
@@ -80,6 +80,17 @@ DOT_HALF(k_dot_bf16, v_bf16, 1)
     }
 WIDEN_HALF(k_widen_f16, v_f16, 0)
 WIDEN_HALF(k_widen_bf16, v_bf16, 1)
+
+static void k_widen_i8(float *dst, const int8_t *src, float scale, int64_t n) {
+    V s = v_set1(scale);
+    int64_t i = 0;
+    for (; i + VN <= n; i += VN) {
+        v_store(dst + i, v_mul(s, v_i8(src + i)));
+    }
+    for (; i < n; i++) {
+        dst[i] = scale * (float)src[i];
+    }
+}
 
 static void k_axpy(float *y, float a, const float *x, int64_t n) {
     V va = v_set1(a);
@@ -294,6 +305,7 @@ static void fill_table(sq_kernels *k) {
     k->dot_bf16 = k_dot_bf16;
     k->widen_f16 = k_widen_f16;
     k->widen_bf16 = k_widen_bf16;
+    k->widen_i8 = k_widen_i8;
     k->axpy = k_axpy;
     k->rmsnorm = k_rmsnorm;
     k->layernorm = k_layernorm;

@@ -2,6 +2,7 @@
 #ifndef SQ_MODEL_CONFIG_H
 #define SQ_MODEL_CONFIG_H
 
+#include "model/kv.h"
 #include <jansson.h>
 
 #include "arch/arch.h"
@@ -21,6 +22,7 @@ typedef struct sq_config {
     /* text */
     int64_t layers, heads, kv_heads, head_dim, max_positions;
     float rms_eps;
+    sq_kv_type kv_type; /* of sequences to come: no part of the checkpoint */
     int tied, attention_bias, mlp_bias;
     double rope_theta;
     sq_rope_scaling rope_scaling;

@@ -9,15 +9,25 @@
 
 enum { SQ_KV_BLOCK = 64 }; /* tokens a block */
 
+/* How keys and values are stored. INT8: each token's row of a head as -127..127 times a scale of
+ * its own, the largest |x| / 127. */
+typedef enum sq_kv_type { SQ_KV_F32, SQ_KV_F16, SQ_KV_BF16, SQ_KV_INT8 } sq_kv_type;
+/* "f32", "f16", "bf16", "int8"; NULL is f32. Anything else is SQ_EARG. */
+sq_status sq_kv_parse(const char *name, sq_kv_type *out, sq_error *err);
+const char *sq_kv_name(sq_kv_type t);
+/* Bytes of one token's row of one head. */
+size_t sq_kv_row_bytes(sq_kv_type t, int64_t head_dim);
+
 typedef struct sq_kv {
+    sq_kv_type type;
     int64_t layers, kv_heads, head_dim;
     int64_t tokens; /* stored */
     int64_t n_blocks, cap_blocks;
-    /* blocks[b]: f32 [layers][2 (k, v)][kv_heads][SQ_KV_BLOCK][head_dim] */
-    float **blocks;
+    /* blocks[b]: rows [layers][2 (k, v)][kv_heads][SQ_KV_BLOCK] */
+    unsigned char **blocks;
 } sq_kv;
 
-void sq_kv_init(sq_kv *kv, int64_t layers, int64_t kv_heads, int64_t head_dim);
+void sq_kv_init(sq_kv *kv, sq_kv_type type, int64_t layers, int64_t kv_heads, int64_t head_dim);
 void sq_kv_free(sq_kv *kv);
 /* Makes room for `more` tokens beyond kv->tokens. On SQ_ENOMEM the cache is as before and usable.
  */
@@ -26,11 +36,11 @@ sq_status sq_kv_reserve(sq_kv *kv, int64_t more, sq_error *err);
 void sq_kv_truncate(sq_kv *kv, int64_t n);
 int64_t sq_kv_capacity(const sq_kv *kv);
 size_t sq_kv_bytes(const sq_kv *kv); /* allocated */
-/* K (which = 0) or V (which = 1) of a head in a block: [SQ_KV_BLOCK][head_dim]. */
-static inline float *sq_kv_head(const sq_kv *kv, int64_t block, int64_t layer, int which,
-                                int64_t head) {
-    return kv->blocks[block] +
-           (((layer * 2 + which) * kv->kv_heads + head) * SQ_KV_BLOCK) * kv->head_dim;
-}
+/* Stores K (which = 0) or V (which = 1) of a head for a token that there is room for. */
+void sq_kv_put(sq_kv *kv, int64_t token, int64_t layer, int which, int64_t head, const float *x);
+/* A block's rows of a head as numbers [SQ_KV_BLOCK][head_dim]: where they lie, or in `buffer` of
+ * that size. */
+const float *sq_kv_rows(const sq_kv *kv, int64_t block, int64_t layer, int which, int64_t head,
+                        float *buffer);
 
 #endif

@@ -10,7 +10,7 @@ enum { DEFAULT_CHUNK = 512, LOGIT_ROWS = 64 };
 sq_status sq_seq_open(sq_seq *out, const sq_net *net, sq_error *err) {
     *out = (sq_seq){.net = net};
     const sq_config *c = &net->config;
-    sq_kv_init(&out->kv, c->layers, c->kv_heads, c->head_dim);
+    sq_kv_init(&out->kv, c->kv_type, c->layers, c->kv_heads, c->head_dim);
     sq_status st;
     SQ_TRY(sq_work_open(&out->work, net, err));
     out->logits = sq_alloc((size_t)c->dims[SQ_D_VOCAB], sizeof *out->logits, "logits", err);

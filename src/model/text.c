@@ -34,9 +34,10 @@ void sq_work_close(sq_work **w) {
     if (*w == NULL) {
         return;
     }
-    sq_scratch *const all[] = {&(*w)->x,      &(*w)->qkv,  &(*w)->att,  &(*w)->gate,   &(*w)->up,
-                               &(*w)->scores, &(*w)->cos,  &(*w)->sin,  &(*w)->logits, &(*w)->vx,
-                               &(*w)->vy,     &(*w)->vqkv, &(*w)->vatt, &(*w)->vcos,   &(*w)->vsin};
+    sq_scratch *const all[] = {&(*w)->x,    &(*w)->qkv,    &(*w)->att,     &(*w)->gate,
+                               &(*w)->up,   &(*w)->scores, &(*w)->kv_rows, &(*w)->cos,
+                               &(*w)->sin,  &(*w)->logits, &(*w)->vx,      &(*w)->vy,
+                               &(*w)->vqkv, &(*w)->vatt,   &(*w)->vcos,    &(*w)->vsin};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         sq_free(all[i]->data);
     }
@@ -58,70 +59,88 @@ void sq_embed(const sq_net *n, const int32_t *ids, int64_t count, float *h) {
 typedef struct head_view {
     const sq_kv *kv;
     int64_t layer, head;
+    float *buffer; /* [SQ_KV_BLOCK][head_dim] */
 } head_view;
 
-static int64_t kv_block(const void *ctx, int64_t b, const float **k, const float **v, int64_t *ld) {
+static const float *kv_block(const void *ctx, int64_t b, int which, int64_t *n, int64_t *ld) {
     const head_view *h = ctx;
-    if (b >= h->kv->n_blocks) {
-        return 0;
-    }
-    *k = sq_kv_head(h->kv, b, h->layer, 0, h->head);
-    *v = sq_kv_head(h->kv, b, h->layer, 1, h->head);
+    *n = SQ_KV_BLOCK;
     *ld = h->kv->head_dim;
-    return SQ_KV_BLOCK;
+    return b >= h->kv->n_blocks ? NULL : sq_kv_rows(h->kv, b, h->layer, which, h->head, h->buffer);
 }
 
-/* Stores the chunk's rotated keys and its values at token `at` on. qkv row: [q | k | v]. */
-static void store_kv(const sq_net *n, sq_kv *kv, int64_t layer, const float *qkv, int64_t ld,
+/* Rotates the chunk's keys in place and stores them and the values at token `at` on. qkv row:
+ * [q | k | v]. */
+static void store_kv(const sq_net *n, sq_kv *kv, int64_t layer, float *qkv, int64_t ld,
                      const float *cos_rows, const float *sin_rows, int64_t at, int64_t rows) {
     const sq_config *c = &n->config;
     const sq_kernels *kn = sq_kernels_get();
     int64_t hd = c->head_dim, half = hd / 2;
     for (int64_t t = 0; t < rows; t++) {
-        int64_t block = (at + t) / SQ_KV_BLOCK, slot = (at + t) % SQ_KV_BLOCK;
         for (int64_t h = 0; h < c->kv_heads; h++) {
-            float *k = sq_kv_head(kv, block, layer, 0, h) + slot * hd;
-            float *v = sq_kv_head(kv, block, layer, 1, h) + slot * hd;
-            memcpy(k, qkv + t * ld + c->dims[SQ_D_Q] + h * hd, (size_t)hd * sizeof *k);
+            float *k = qkv + t * ld + c->dims[SQ_D_Q] + h * hd, *v = k + c->dims[SQ_D_KV];
             kn->rope(k, cos_rows + t * half, sin_rows + t * half, hd);
-            memcpy(v, qkv + t * ld + c->dims[SQ_D_Q] + c->dims[SQ_D_KV] + h * hd,
-                   (size_t)hd * sizeof *v);
+            sq_kv_put(kv, at + t, layer, 0, h, k);
+            sq_kv_put(kv, at + t, layer, 1, h, v);
         }
     }
 }
 
-/* Rotates the queries and attends: every (head, tile of rows) is one task. */
-static void attend_chunk(const sq_net *n, sq_work *w, const sq_kv *kv, int64_t layer, float *qkv,
-                         int64_t ld, const float *cos_rows, const float *sin_rows, int64_t at,
-                         int64_t rows) {
-    const sq_config *c = &n->config;
+typedef struct chunk {
+    const sq_net *n;
+    sq_work *w;
+    const sq_kv *kv;
+    int64_t layer, at, rows; /* tokens [at, at + rows) */
+    float *qkv;
+    int64_t ld;
+} chunk;
+
+/* Query heads [head, head + heads) of rows [t0, t0 + rows): one of the two is 1. */
+static void attend_tile(const chunk *c, int64_t head, int64_t heads, int64_t t0, int64_t rows) {
+    const sq_config *f = &c->n->config;
+    int64_t hd = f->head_dim, width = f->dims[SQ_D_Q], seen = c->at + t0 + rows;
+    int64_t tile_rows = c->rows < SQ_Q_TILE ? c->rows : SQ_Q_TILE;
+    int64_t share = f->heads / f->kv_heads, keys = sq_round_up(c->at + c->rows, SQ_KV_BLOCK);
+    head_view view = {c->kv, c->layer, head / share,
+                      c->w->kv_rows.data + sq_thread() * SQ_KV_BLOCK * hd};
+    /* A single token walks exactly the keys it sees; tiles take whole blocks. */
+    sq_attn_tile tile = {.q = c->qkv + t0 * c->ld + head * hd,
+                         .ldq = heads > 1 ? hd : c->ld,
+                         .rows = heads > 1 ? heads : rows,
+                         .hd = hd,
+                         .total = rows == 1 ? seen : sq_round_up(seen, SQ_KV_BLOCK),
+                         .seen0 = c->at + t0 + 1,
+                         .seen_step = heads > 1 ? 0 : 1,
+                         .by_key = heads > 1,
+                         .out = c->w->att.data + t0 * width + head * hd,
+                         .ldo = heads > 1 ? hd : width,
+                         .scores = c->w->scores.data +
+                                   sq_thread() * (tile_rows > share ? tile_rows : share) * keys,
+                         .scale = 1.0f / sqrtf((float)hd)};
+    sq_attend(&tile, kv_block, &view);
+}
+
+/* Rotates the queries and attends. Many rows: every (head, tile of rows) is a task. A single one:
+ * the heads that share keys go together, as far as that leaves a task for each thread. */
+static void attend_chunk(const chunk *c, const float *cos_rows, const float *sin_rows) {
+    const sq_config *f = &c->n->config;
     const sq_kernels *kn = sq_kernels_get();
-    int64_t hd = c->head_dim, half = hd / 2, tiles = sq_ceil_div(rows, SQ_Q_TILE);
-    int64_t share = c->heads / c->kv_heads, keys = sq_round_up(at + rows, SQ_KV_BLOCK);
-    int64_t task_floats = (rows < SQ_Q_TILE ? rows : SQ_Q_TILE) * keys;
-#pragma omp parallel for schedule(dynamic, 1) if (rows * at > 4096)
-    for (int64_t task = 0; task < c->heads * tiles; task++) {
-        int64_t head = task % c->heads, t0 = task / c->heads * SQ_Q_TILE;
-        int64_t m = rows - t0 < SQ_Q_TILE ? rows - t0 : SQ_Q_TILE;
-        float *q = qkv + t0 * ld + head * hd;
-        for (int64_t i = 0; i < m; i++) {
-            kn->rope(q + i * ld, cos_rows + (t0 + i) * half, sin_rows + (t0 + i) * half, hd);
+    int64_t hd = f->head_dim, half = hd / 2, tiles = sq_ceil_div(c->rows, SQ_Q_TILE);
+    int64_t together = c->rows == 1 ? f->heads / f->kv_heads : 1;
+    while (together % 2 == 0 && f->heads / together < sq_threads()) {
+        together /= 2;
+    }
+    int64_t groups = f->heads / together;
+#pragma omp parallel for schedule(dynamic, 1) if ((c->rows + together - 1) * c->at > 4096)
+    for (int64_t task = 0; task < groups * tiles; task++) {
+        int64_t head = task % groups * together, t0 = task / groups * SQ_Q_TILE;
+        int64_t m = c->rows - t0 < SQ_Q_TILE ? c->rows - t0 : SQ_Q_TILE;
+        for (int64_t i = 0; i < m * together; i++) {
+            int64_t row = t0 + i / together;
+            kn->rope(c->qkv + row * c->ld + (head + i % together) * hd, cos_rows + row * half,
+                     sin_rows + row * half, hd);
         }
-        head_view view = {kv, layer, head / share};
-        /* A single row walks exactly the keys it sees; tiles take whole blocks. */
-        int64_t seen = at + t0 + m;
-        sq_attn_tile tile = {.q = q,
-                             .ldq = ld,
-                             .rows = m,
-                             .hd = hd,
-                             .total = m == 1 ? seen : sq_round_up(seen, SQ_KV_BLOCK),
-                             .seen0 = at + t0 + 1,
-                             .seen_step = 1,
-                             .out = w->att.data + t0 * c->dims[SQ_D_Q] + head * hd,
-                             .ldo = c->dims[SQ_D_Q],
-                             .scores = w->scores.data + sq_thread() * task_floats,
-                             .scale = 1.0f / sqrtf((float)hd)};
-        sq_attend(&tile, kv_block, &view);
+        attend_tile(c, head, together, t0, m);
     }
 }
 
@@ -135,7 +154,10 @@ static sq_status reserve_scratch(sq_work *w, int64_t keys, int64_t rows, sq_erro
     SQ_TRY(sq_scratch_need(&w->att, r * (size_t)d[SQ_D_Q], "activations", err));
     SQ_TRY(sq_scratch_need(&w->gate, r * (size_t)d[SQ_D_INTER], "activations", err));
     SQ_TRY(sq_scratch_need(&w->up, r * (size_t)d[SQ_D_INTER], "activations", err));
-    size_t tile = r < SQ_Q_TILE ? r : SQ_Q_TILE;
+    size_t share = (size_t)(c->heads / c->kv_heads), tile = r < SQ_Q_TILE ? r : SQ_Q_TILE;
+    tile = tile > share ? tile : share;
+    SQ_TRY(sq_scratch_need(&w->kv_rows, (size_t)sq_threads() * SQ_KV_BLOCK * (size_t)c->head_dim,
+                           "rows of the KV cache", err));
     size_t scores = (size_t)sq_threads() * tile * (size_t)sq_round_up(keys, SQ_KV_BLOCK);
     /* Grows by half at least, so that a long decode does not allocate at every block. */
     if (scores > w->scores.cap) {
@@ -214,7 +236,7 @@ static sq_status layer_chunk(const sq_net *n, sq_work *w, const sq_block *b, sq_
     sq_linear_rows(&b->linears[SQ_L_V], w->x.data, hid, rows, w->qkv.data + d[SQ_D_Q] + d[SQ_D_KV],
                    ld);
     store_kv(n, kv, kv_layer, w->qkv.data, ld, cos_rows, sin_rows, at, rows);
-    attend_chunk(n, w, kv, kv_layer, w->qkv.data, ld, cos_rows, sin_rows, at, rows);
+    attend_chunk(&(chunk){n, w, kv, kv_layer, at, rows, w->qkv.data, ld}, cos_rows, sin_rows);
     SQ_TRY(sq_enter_linears(o, sink, w->att.data, d[SQ_D_Q], rows, d[SQ_D_Q], err));
     sq_linear_rows(o, w->att.data, d[SQ_D_Q], rows, w->x.data, hid);
     add_rows(h, w->x.data, rows * hid);
@@ -270,12 +292,14 @@ sq_status sq_logits(const sq_net *n, sq_work *w, const float *h, int64_t count, 
 size_t sq_text_peak(const sq_config *c, int64_t context) {
     const int64_t *d = c->dims;
     int64_t rows = context < SQ_CHUNK ? context : SQ_CHUNK, feed = 512; /* of sq_seq_feed */
-    int64_t tile = rows < SQ_Q_TILE ? rows : SQ_Q_TILE;
+    int64_t share = c->heads / c->kv_heads, tile = rows < SQ_Q_TILE ? rows : SQ_Q_TILE;
+    tile = tile > share ? tile : share;
     int64_t floats = rows * (d[SQ_D_HIDDEN] + 2 * d[SQ_D_Q] + 2 * d[SQ_D_KV] + 2 * d[SQ_D_INTER]);
     int64_t scores = sq_threads() * tile * sq_round_up(context, SQ_KV_BLOCK);
     int64_t widest = d[SQ_D_INTER] > d[SQ_D_HIDDEN] ? d[SQ_D_INTER] : d[SQ_D_HIDDEN];
     int64_t panel = 16 * widest > (128 << 10) ? 16 * widest : 128 << 10;
-    floats += scores + scores / 2 + feed * (d[SQ_D_HIDDEN] + c->head_dim) + d[SQ_D_VOCAB];
+    floats += sq_threads() * SQ_KV_BLOCK * c->head_dim + scores + scores / 2 +
+              feed * (d[SQ_D_HIDDEN] + c->head_dim) + d[SQ_D_VOCAB];
     floats +=
         sq_threads() * (panel + 8 * widest) + 4 * context; /* sq_matmul's own; positions, ids */
     return (size_t)floats * sizeof(float);

@@ -25,13 +25,11 @@ typedef struct segment {
     int64_t n, ld;
 } segment;
 
-static int64_t segment_block(const void *ctx, int64_t b, const float **k, const float **v,
-                             int64_t *ld) {
+static const float *segment_block(const void *ctx, int64_t b, int which, int64_t *n, int64_t *ld) {
     const segment *s = ctx;
-    *k = s->k;
-    *v = s->v;
+    *n = s->n;
     *ld = s->ld;
-    return b == 0 ? s->n : 0;
+    return b > 0 ? NULL : which == 0 ? s->k : s->v;
 }
 
 /* One (segment, head): rotate, then tiles of query rows. */

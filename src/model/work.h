@@ -18,6 +18,7 @@ typedef struct sq_scratch {
 struct sq_work {
     const sq_net *net;
     sq_scratch x, qkv, att, gate, up, scores; /* activations; scores is one tile a thread */
+    sq_scratch kv_rows;                       /* a block of the cache as numbers, by thread */
     sq_scratch cos, sin, logits;
     sq_scratch vx, vy, vqkv, vatt, vcos, vsin; /* vision */
 };
@@ -42,14 +43,15 @@ typedef struct sq_attn_tile {
     const float *q;
     int64_t ldq, rows, hd, total;
     int64_t seen0, seen_step;
+    int by_key; /* few rows that see the same keys: each key is read once */
     float *out;
     int64_t ldo;
     float *scores;
     float scale;
 } sq_attn_tile;
-/* Keys and values of block b: *k, *v with row strides, and how many keys it has; 0 ends. */
-typedef int64_t (*sq_kv_block_fn)(const void *ctx, int64_t b, const float **k, const float **v,
-                                  int64_t *ld);
+/* Keys (which = 0) or values (1) of block b, *n rows of stride *ld; NULL ends. */
+typedef const float *(*sq_kv_block_fn)(const void *ctx, int64_t b, int which, int64_t *n,
+                                       int64_t *ld);
 void sq_attend(const sq_attn_tile *t, sq_kv_block_fn blocks, const void *ctx);
 
 #endif

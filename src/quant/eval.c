@@ -23,8 +23,9 @@ typedef struct side {
     sq_frontend front;
 } side;
 
-static sq_status open_side(side *s, const char *path, sq_error *err) {
+static sq_status open_side(side *s, const char *path, const char *kv_type, sq_error *err) {
     sq_status st = sq_net_open(&s->net, path, err);
+    st = st == SQ_OK ? sq_kv_parse(kv_type, &s->net->config.kv_type, err) : st;
     return st == SQ_OK ? sq_frontend_open(&s->front, path, &s->net->config, err) : st;
 }
 
@@ -453,9 +454,9 @@ sq_status sq_eval_run(const char *model, const sq_eval_options *o, const sq_prog
     if ((o->text == NULL) == (o->task == NULL)) {
         return sq_fail(err, SQ_EARG, "wanted one of a text and a task to evaluate on");
     }
-    SQ_TRY(open_side(&m, model, err));
+    SQ_TRY(open_side(&m, model, o->kv_type, err));
     if (o->against != NULL) {
-        SQ_TRY(open_side(&other, o->against, err));
+        SQ_TRY(open_side(&other, o->against, NULL, err));
     }
     *report = json_object();
     st = o->text != NULL ? eval_text(&m, &other, o, progress, *report, err)

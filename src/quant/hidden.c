@@ -132,7 +132,7 @@ static sq_status text_layer(sq_hidden *h, int layer, const sq_tap_sink *sink, in
         longest = (size_t)h->tokens[i] > longest ? (size_t)h->tokens[i] : longest;
     }
     sq_kv kv;
-    sq_kv_init(&kv, 1, c->kv_heads, c->head_dim);
+    sq_kv_init(&kv, SQ_KV_F32, 1, c->kv_heads, c->head_dim);
     float *cos_rows = sq_alloc(longest, half * sizeof *cos_rows, "rotary tables", err);
     float *sin_rows = sq_alloc(longest, half * sizeof *sin_rows, "rotary tables", err);
     float *copy = look ? sq_alloc_raw(longest, width * sizeof *copy, "activations", err) : NULL;

@@ -357,6 +357,7 @@ static int check_opens(sq_verify_state *v) {
         st = sq_net_open(&v->net, v->out, &e);
     }
     if (st == SQ_OK) {
+        v->net->config.kv_type = v->kv_type;
         st = sq_frontend_open(&v->front, v->out, &v->net->config, &e);
     }
     sq_verify_line(v, "opens", st == SQ_OK, NAN, NAN, "%s",
@@ -401,7 +402,8 @@ sq_status sq_verify_run(const char *out, const sq_verify_options *o, const sq_pr
                 o->level);
         }
     }
-    sq_status st = open_all(&v, err);
+    sq_status st = sq_kv_parse(o->kv_type, &v.kv_type, err);
+    st = st == SQ_OK ? open_all(&v, err) : st;
     if (st == SQ_OK) {
         st = run_levels(&v, top, err);
     }

@@ -11,6 +11,7 @@ typedef struct sq_verify_state {
     const sq_progress *progress;
     sq_arena arena;
     sq_checkpoint *files;
+    sq_kv_type kv_type;   /* of the folder's own runs */
     sq_net *net, *source; /* what was written, and the original (may be NULL) */
     sq_frontend front;
     json_t *record, *checks;

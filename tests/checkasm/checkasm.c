@@ -98,6 +98,12 @@ static void test_dots(int64_t n, int kind) {
         verdict(half ? "dot_f16" : "dot_bf16", n, e <= 1.02 * tol, e, tol);
         same(half ? "widen_f16" : "widen_bf16", x, y, n, 0, 1e-30);
     }
+    int8_t *q = (int8_t *)(void *)w;
+    float *x = buf(2, n, 1), *y = buf(3, n, 0);
+    ref->round_i8(q, a, 0.01f, 0, n);
+    isa->widen_i8(x, q, 0.37f, n);
+    ref->widen_i8(y, q, 0.37f, n);
+    same("widen_i8", x, y, n, 0, 1e-30);
 }
 
 static void test_rows(int64_t n, int kind) {
