@@ -81,17 +81,28 @@ static int read_entry(cursor *c, sq_gguf_entry *e) {
 }
 
 /* ggml_type numbers (ggml.h). */
+static const struct {
+    uint32_t ggml;
+    sq_dtype dtype;
+} tensor_types[] = {{0, SQ_F32},   {1, SQ_F16},   {2, SQ_Q4_0}, {3, SQ_Q4_1},
+                    {6, SQ_Q5_0},  {7, SQ_Q5_1},  {8, SQ_Q8_0}, {12, SQ_Q4_K},
+                    {13, SQ_Q5_K}, {14, SQ_Q6_K}, {24, SQ_I8},  {25, SQ_I16},
+                    {26, SQ_I32},  {27, SQ_I64},  {28, SQ_F64}, {30, SQ_BF16}};
+
 static int tensor_type(uint32_t t, sq_dtype *out) {
-    static const struct {
-        uint32_t ggml;
-        sq_dtype dtype;
-    } map[] = {{0, SQ_F32},   {1, SQ_F16},   {2, SQ_Q4_0}, {3, SQ_Q4_1},
-               {6, SQ_Q5_0},  {7, SQ_Q5_1},  {8, SQ_Q8_0}, {12, SQ_Q4_K},
-               {13, SQ_Q5_K}, {14, SQ_Q6_K}, {24, SQ_I8},  {25, SQ_I16},
-               {26, SQ_I32},  {27, SQ_I64},  {28, SQ_F64}, {30, SQ_BF16}};
-    for (size_t i = 0; i < sizeof map / sizeof *map; i++) {
-        if (map[i].ggml == t) {
-            *out = map[i].dtype;
+    for (size_t i = 0; i < sizeof tensor_types / sizeof *tensor_types; i++) {
+        if (tensor_types[i].ggml == t) {
+            *out = tensor_types[i].dtype;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int sq_gguf_type_number(sq_dtype t, uint32_t *out) {
+    for (size_t i = 0; i < sizeof tensor_types / sizeof *tensor_types; i++) {
+        if (tensor_types[i].dtype == t) {
+            *out = tensor_types[i].ggml;
             return 1;
         }
     }

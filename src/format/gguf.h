@@ -68,6 +68,9 @@ sq_gguf_text sq_gguf_string(const sq_gguf_entry *e);
 /* Walks the strings of an array: *at starts at 0 and is moved on; 0 at the end. */
 int sq_gguf_next_string(const sq_gguf_entry *e, size_t *at, sq_gguf_text *out);
 
+/* ggml's number of a type; 0 when it has none. */
+int sq_gguf_type_number(sq_dtype t, uint32_t *out);
+
 /* A file of sq_source_json, from the metadata. */
 sq_status sq_gguf_json(const char *path, const char *name, json_t **out, sq_error *err);
 
