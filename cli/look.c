@@ -115,12 +115,20 @@ int verb_devices(int argc, char **argv) {
 int verb_convert(int argc, char **argv) {
     cli_common common = {0};
     const char *pos[1], *out = NULL, *dtype = NULL, *format = "hf";
+    int lossy = 0, text_only = 0;
     const cli_option options[] = {
-        {"-o", CLI_TEXT, &out, "DIR  a new folder"},
+        {"-o", CLI_TEXT, &out,
+         "OUT  a new folder; gguf: FILE.gguf, and FILE-mmproj.gguf for a vision tower"},
         {"--format", CLI_TEXT, &format,
-         "hf|compressed-tensors|awq-gemm|awq-gemv|gptq|gptq-v2  (hf: a GGUF or llama2.c file as a "
-         "dense folder); the others: a quantized folder, codes untouched"},
-        {"--dtype", CLI_TEXT, &dtype, "BF16|F16|F32  of what was in blocks (BF16)"},
+         "hf|compressed-tensors|awq-gemm|awq-gemv|gptq|gptq-v2|gguf  (hf: a GGUF or llama2.c file "
+         "as "
+         "a dense folder); gguf: a folder, plain or quantized; the others: a quantized folder. "
+         "Codes are untouched"},
+        {"--dtype", CLI_TEXT, &dtype,
+         "BF16|F16|F32  of what was in blocks (BF16); gguf: of what is not quantized, also Q8_0 "
+         "(as stored)"},
+        {"--lossy", CLI_FLAG, &lossy, "gguf: rounds scales that float16 does not hold exactly"},
+        {"--text-only", CLI_FLAG, &text_only, "gguf: the language model alone"},
         {NULL, CLI_FLAG, NULL, NULL},
     };
     int status = cli_parse("convert", argc, argv, options, pos, 1, 1, &common);
@@ -128,10 +136,13 @@ int verb_convert(int argc, char **argv) {
         return status;
     }
     if (out == NULL) {
-        return cli_usage("convert: wanted -o DIR");
+        return cli_usage("convert: wanted -o OUT");
     }
     sq_error err = {0};
-    sq_status st = strcmp(format, "hf") == 0
+    sq_gguf_options gguf = {dtype, lossy, text_only};
+    sq_status st = strcmp(format, "gguf") == 0
+                       ? sq_convert_gguf(pos[0], out, &gguf, cli_progress(&common), &err)
+                   : strcmp(format, "hf") == 0
                        ? sq_convert(pos[0], out, dtype, cli_progress(&common), &err)
                        : sq_convert_layout(pos[0], out, format, cli_progress(&common), &err);
     cli_progress_done();

@@ -218,6 +218,16 @@ SQ_API sq_status sq_convert(const char *model, const char *out, const char *dtyp
 SQ_API sq_status sq_convert_layout(const char *model, const char *out, const char *format,
                                    const sq_progress *progress, sq_error *err);
 
+typedef struct sq_gguf_options {
+    const char *dtype; /* of what is not quantized: F32, F16, BF16, Q8_0; NULL: as it is stored */
+    int lossy;         /* round scales that float16 does not hold, instead of SQ_EUNSUPPORTED */
+    int text_only;     /* the language model alone, without the file of the vision tower */
+} sq_gguf_options;
+/* A folder, plain or quantized, as GGUF of version 3 for llama.cpp: the language model as `out`,
+ * which ends in .gguf, tower and projector beside it as "…-mmproj.gguf". Codes are untouched. */
+SQ_API sq_status sq_convert_gguf(const char *model, const char *out, const sq_gguf_options *options,
+                                 const sq_progress *progress, sq_error *err);
+
 /* What it takes, before any work. model: a checkpoint, a folder with config.json alone, or the name
  * of a shape that sq_synth knows. */
 typedef struct sq_plan_options {

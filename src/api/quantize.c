@@ -73,3 +73,14 @@ sq_status sq_convert_layout(const char *model, const char *out, const char *form
 fail:
     return st;
 }
+
+sq_status sq_convert_gguf(const char *model, const char *out, const sq_gguf_options *options,
+                          const sq_progress *progress, sq_error *err) {
+    sq_gguf_options none = {0};
+    sq_status st;
+    SQ_TRY(sq_need_arg(model, "model", err));
+    SQ_TRY(sq_need_arg(out, "out", err));
+    st = sq_gguf_run(model, out, options == NULL ? &none : options, progress, err);
+fail:
+    return st;
+}

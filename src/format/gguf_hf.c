@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "format/checkpoint.h"
 #include "format/gguf.h"
+#include "format/gguf_vocab.h"
 #include "format/spm.h"
 
 /* Architectures: llama's q and k rows lie in the order of interleaved rotary pairs. */
@@ -19,6 +20,8 @@ typedef struct family {
 static const family families[] = {
     {"llama", "llama", "LlamaForCausalLM", 1, 10000.0},
     {"qwen2", "qwen2", "Qwen2ForCausalLM", 0, 10000.0},
+    /* The language model of a Qwen-VL: positions of text alone are the same on all three axes. */
+    {"qwen2vl", "qwen2", "Qwen2ForCausalLM", 0, 1000000.0},
 };
 
 static int is_text(sq_gguf_text t, const char *s) {
@@ -34,9 +37,10 @@ static sq_status find_family(const sq_gguf *g, const char *path, const family **
             return SQ_OK;
         }
     }
-    return sq_fail(err, SQ_EUNSUPPORTED,
-                   "'%s': general.architecture '%.*s' is not supported; wanted llama or qwen2",
-                   path, (int)(name.n < 60 ? name.n : 60), name.p);
+    return sq_fail(
+        err, SQ_EUNSUPPORTED,
+        "'%s': general.architecture '%.*s' is not supported; wanted llama, qwen2 or qwen2vl", path,
+        (int)(name.n < 60 ? name.n : 60), name.p);
 }
 
 /* The entry "ARCH.key". */
@@ -160,27 +164,7 @@ static json_t *tokenizer_config_json(const sq_gguf *g) {
 
 /* ---- tokenizer.json ---- */
 
-#define LETTERS "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
-#define REST "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-
-/* tokenizer.ggml.pre: what comes before BPE (llama.cpp's llama-vocab.cpp names the regexes). */
-typedef struct pre_row {
-    const char *name, *regex; /* NULL: GPT-2's own */
-    int digits, nfc, ignore_merges, bos;
-} pre_row;
-
-static const pre_row pres[] = {
-    {"gpt-2", NULL, 0, 0, 0, 0},
-    {"default", NULL, 0, 0, 0, 0},
-    {"smollm", NULL, 1, 0, 0, 0},
-    {"starcoder", NULL, 1, 0, 0, 0},
-    {"llama-bpe", LETTERS "\\p{N}{1,3}" REST, 0, 0, 1, 1},
-    {"llama3", LETTERS "\\p{N}{1,3}" REST, 0, 0, 1, 1},
-    {"qwen2", LETTERS "\\p{N}" REST, 0, 1, 0, 0},
-    {"deepseek-r1-qwen", LETTERS "\\p{N}" REST, 0, 1, 0, 0},
-};
-
-static json_t *pre_json(const pre_row *p) {
+static json_t *pre_json(const sq_gguf_pre *p) {
     json_t *steps = json_array();
     if (p->digits) {
         json_array_append_new(steps,
@@ -235,9 +219,9 @@ static void add_bos(const sq_gguf *g, json_t *root, int dflt) {
 
 static sq_status bpe_tokenizer(const sq_gguf *g, const char *path, json_t **out, sq_error *err) {
     sq_gguf_text name = sq_gguf_string(sq_gguf_find(g, "tokenizer.ggml.pre"));
-    const pre_row *pre = name.n == 0 ? &pres[0] : NULL;
-    for (size_t i = 0; pre == NULL && i < sizeof pres / sizeof *pres; i++) {
-        pre = is_text(name, pres[i].name) ? &pres[i] : NULL;
+    const sq_gguf_pre *pre = name.n == 0 ? &sq_gguf_pres[0] : NULL;
+    for (const sq_gguf_pre *p = sq_gguf_pres; pre == NULL && p->name != NULL; p++) {
+        pre = is_text(name, p->name) ? p : NULL;
     }
     if (pre == NULL) {
         return sq_fail(err, SQ_EUNSUPPORTED,

@@ -20,24 +20,29 @@ typedef struct converting {
     sq_error *err;
 } converting;
 
-static sq_status read_linear(const converting *c, const sq_linear *l, sq_qlinear *q) {
+sq_status sq_output_read(const sq_net *net, const sq_qconfig *config, const sq_linear *l,
+                         sq_qlinear *q, sq_error *err) {
     const char *s[4];
     const sq_tensor *t[4] = {NULL};
-    sq_layout layout = sq_qconfig_layout(c->q);
+    sq_layout layout = sq_qconfig_layout(config);
     char name[600];
     snprintf(name, sizeof name, "%s.weight", l->file_name); /* int8, where it is there */
-    sq_qparts_suffixes(layout, sq_checkpoint_find(c->net->ckpt, name) != NULL, s);
+    sq_qparts_suffixes(layout, sq_checkpoint_find(net->ckpt, name) != NULL, s);
     for (int i = 0; i < 4; i++) {
         snprintf(name, sizeof name, "%s%s", l->file_name, s[i] == NULL ? "" : s[i]);
-        t[i] = s[i] == NULL ? NULL : sq_checkpoint_find(c->net->ckpt, name);
+        t[i] = s[i] == NULL ? NULL : sq_checkpoint_find(net->ckpt, name);
     }
     sq_qparts p = {t[0], t[1], t[2], t[3]};
     sq_status st =
-        sq_qlinear_read(q, &p, layout, &l->scheme, l->weight.n, l->weight.k, l->file_name, c->err);
+        sq_qlinear_read(q, &p, layout, &l->scheme, l->weight.n, l->weight.k, l->file_name, err);
     if (p.codes != NULL) {
         sq_tensor_release(p.codes);
     }
     return st;
+}
+
+static sq_status read_linear(const converting *c, const sq_linear *l, sq_qlinear *q) {
+    return sq_output_read(c->net, c->q, l, q, c->err);
 }
 
 /* AutoAWQ and GPTQModel store float16; compressed-tensors takes what there is. */

@@ -3,6 +3,7 @@
 #ifndef SQ_QUANT_OUTPUT_H
 #define SQ_QUANT_OUTPUT_H
 
+#include "format/qconfig.h"
 #include "format/qlinear.h"
 #include "quant/plan.h"
 #include "quant/tap.h"
@@ -29,6 +30,9 @@ const json_t *sq_output_done(const sq_output *o, const char *unit);
 sq_status sq_output_codes(sq_output *o, const sq_linear *l, const sq_codes *c, sq_error *err);
 /* The same of a linear that was read from a checkpoint. */
 sq_status sq_output_linear(sq_output *o, const sq_linear *l, const sq_qlinear *q, sq_error *err);
+/* And how it is read, whatever its layout (sq_qlinear_free). */
+sq_status sq_output_read(const sq_net *net, const sq_qconfig *config, const sq_linear *l,
+                         sq_qlinear *q, sq_error *err);
 /* A tensor of the source with other numbers of the same type. */
 sq_status sq_output_floats(sq_output *o, const sq_tensor *t, const float *data, sq_error *err);
 /* 1 for a tensor of the source that a quantized linear's own take the place of. */

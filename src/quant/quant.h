@@ -16,6 +16,9 @@ sq_status sq_calibrate_run(const char *model, const char *stats, const sq_quanti
 /* A quantized folder in another package's layout. */
 sq_status sq_convert_run(const char *model, const char *out, sq_layout layout,
                          const sq_progress *progress, sq_error *err);
+/* A folder, plain or quantized, as GGUF. */
+sq_status sq_gguf_run(const char *model, const char *out, const sq_gguf_options *options,
+                      const sq_progress *progress, sq_error *err);
 sq_status sq_verify_run(const char *out, const sq_verify_options *options,
                         const sq_progress *progress, json_t **report, sq_error *err);
 sq_status sq_eval_run(const char *model, const sq_eval_options *options,
