@@ -85,7 +85,7 @@ int verb_quantize(int argc, char **argv) {
     int sym = 0, asym = 0;
     int64_t tp = 0;
     const cli_option options[] = {
-        {"-o", CLI_TEXT, &out, "OUT  folder to write; appears only when complete"},
+        {"-o", CLI_TEXT, &out, "OUT  folder (or .gguf file) to write; appears only when complete"},
         {"--method", CLI_TEXT, &o.method, "rtn|awq|gptq|awq+gptq  (awq)"},
         {"--profile", CLI_TEXT, &o.profile,
          "FILE.json  scheme and group by part, laid over the flags; torchchat's keys are read"},
@@ -110,7 +110,9 @@ int verb_quantize(int argc, char **argv) {
          "whole "
          "groups"},
         {"--format", CLI_TEXT, &o.format,
-         "compressed-tensors|awq-gemm|awq-gemv|gptq|gptq-v2  (compressed-tensors)"},
+         "compressed-tensors|awq-gemm|awq-gemv|gptq|gptq-v2|gguf  (compressed-tensors); gguf: OUT "
+         "is "
+         "a FILE.gguf, groups of 32 unless --group-size says otherwise"},
         {"--mse-range", CLI_FLAG, &o.mse_range,
          "what is rounded without data: each group's range by its least squared error"},
         {"--no-clip", CLI_FLAG, &o.no_clip, "without the clip search"},

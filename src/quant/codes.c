@@ -25,18 +25,24 @@ void sq_codes_close(sq_codes *c) {
     *c = (sq_codes){0};
 }
 
-static float round_to(sq_dtype t, float v) {
+static float round_to(const sq_grid *g, float v) {
+    sq_dtype t = g->scale_type;
+    if (g->scale_bits > 0 && isfinite(v)) {
+        int e;
+        float m = frexpf(v, &e);
+        v = ldexpf(rintf(ldexpf(m, g->scale_bits)), e - g->scale_bits);
+    }
     return t == SQ_BF16  ? sq_bf16_to_f32(sq_f32_to_bf16(v))
            : t == SQ_F16 ? sq_f16_to_f32(sq_f32_to_f16(v))
                          : v;
 }
 
-float sq_grid_scale(const sq_grid *g, float s) { return round_to(g->scale_type, s); }
+float sq_grid_scale(const sq_grid *g, float s) { return round_to(g, s); }
 
 void sq_grid_range(const sq_grid *g, float lo, float hi, float *scale, uint8_t *zero) {
     float top = (float)((1 << g->bits) - 1), half = (float)(1 << (g->bits - 1));
     float s = g->symmetric ? fmaxf(-lo, hi) / (top / 2) : (hi - lo) / top;
-    s = round_to(g->scale_type, s);
+    s = round_to(g, s);
     if (!(s > 0) || !isfinite(s)) { /* a group of zeros, or a range below or above the type's */
         s = g->scale_type == SQ_F16 ? 6.103515625e-5f : 1.1754943508e-38f;
     }

@@ -13,6 +13,7 @@ typedef struct sq_grid {
     int64_t group;               /* columns a group; divides k_padded */
     int64_t k, k_padded;         /* padded columns are zero */
     sq_dtype scale_type;
+    int scale_bits; /* significant bits of a scale at most; 0: all that its type has */
 } sq_grid;
 
 typedef struct sq_codes {

@@ -399,6 +399,7 @@ static void put_name(sq_gguf_job *j) {
     while (n > 1 && j->model[n - 1] == '/') {
         n--;
     }
+    n -= n > 10 && strncmp(j->model + n - 10, ".gguf.work", 10) == 0 ? 10 : 0; /* quantize's */
     for (from = n; from > 0 && j->model[from - 1] != '/'; from--) {
     }
     sq_gguf_put_text(j->w, "general.name", j->model + from, n - from);

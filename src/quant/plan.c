@@ -55,7 +55,10 @@ static sq_status decide(void *user, sq_linear *l, sq_error *err) {
                         .symmetric = p->symmetric,
                         .act_bits = p->act_bits,
                         .act_symmetric = p->act_symmetric,
-                        .scale_type = plan->layout == SQ_LAYOUT_CT ? l->file->dtype : SQ_F16};
+                        .scale_type =
+                            plan->layout == SQ_LAYOUT_CT && !plan->gguf ? l->file->dtype : SQ_F16};
+    /* Scale times zero point is Q4_1's minimum: 7 + 4 bits are as many as float16 has. */
+    r->grid.scale_bits = plan->gguf && p->bits == 4 && !p->symmetric ? 7 : 0;
     if (r->quantize) {
         sq_plan_fit(r, p->group, policy->indivisible);
     }
@@ -70,10 +73,11 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
     if (!(o->damp >= 0 && o->damp <= 1)) {
         return sq_fail(err, SQ_EARG, "damping out of range; got %g, wanted 0..1", o->damp);
     }
-    if (o->format != NULL && !sq_layout_parse(o->format, &out->layout)) {
+    out->gguf = o->format != NULL && strcmp(o->format, "gguf") == 0;
+    if (o->format != NULL && !out->gguf && !sq_layout_parse(o->format, &out->layout)) {
         return sq_fail(err, SQ_EARG,
                        "format '%s' is not there; wanted compressed-tensors, awq-gemm, awq-gemv, "
-                       "gptq or gptq-v2",
+                       "gptq, gptq-v2 or gguf",
                        o->format);
     }
     out->damp = o->damp == 0 ? 0.01 : o->damp;
@@ -194,8 +198,40 @@ sq_status sq_plan_one_group(const sq_plan *p, sq_error *err) {
     return SQ_OK;
 }
 
+/* What ggml's blocks have no place for. */
+static sq_status check_blocks(const sq_plan_row *r, sq_error *err) {
+    const sq_grid *g = &r->grid;
+    if (g->k % 32 != 0 || g->group % 32 != 0) {
+        sq_fail(err, SQ_EARG,
+                "%s: GGUF's blocks are of 32 columns; got %lld columns in groups of %lld",
+                r->linear->file_name, (long long)g->k, (long long)g->group);
+        sq_hint(err, "add --group-size 32 --on-indivisible keep%s",
+                r->linear->part == SQ_PART_TEXT ? "" : ", or --vision keep");
+        return SQ_EARG;
+    }
+    if (g->bits == 8 && !g->symmetric) {
+        sq_fail(err, SQ_EARG, "%s: GGUF's 8-bit blocks (Q8_0) have no zero points",
+                r->linear->file_name);
+        sq_hint(err, "add --sym");
+        return SQ_EARG;
+    }
+    if (g->act_bits != 0) {
+        sq_fail(err, SQ_EARG, "%s: GGUF has no place for rounded inputs (w8a8, w4a8)",
+                r->linear->file_name);
+        sq_hint(err, "use --scheme w8a16 --sym, or --format compressed-tensors");
+        return SQ_EARG;
+    }
+    return SQ_OK;
+}
+
 sq_status sq_plan_check_layout(const sq_plan *p, sq_error *err) {
     sq_status st = SQ_OK;
+    for (size_t i = 0; p->gguf && st == SQ_OK && i < p->n; i++) {
+        st = p->rows[i].quantize ? check_blocks(&p->rows[i], err) : SQ_OK;
+    }
+    if (st != SQ_OK) {
+        return st;
+    }
     for (size_t i = 0; p->layout != SQ_LAYOUT_CT && st == SQ_OK && i < p->n; i++) {
         st = p->rows[i].quantize ? check_row(p, &p->rows[i], err) : SQ_OK;
     }

@@ -270,8 +270,8 @@ fail:
     return st;
 }
 
-sq_status sq_quantize_run(const char *model, const char *out, const sq_quantize_options *o,
-                          const sq_progress *progress, json_t **report, sq_error *err) {
+static sq_status quantize_folder(const char *model, const char *out, const sq_quantize_options *o,
+                                 const sq_progress *progress, json_t **report, sq_error *err) {
     sq_job j = {.o = o, .progress = progress, .err = err};
     double start = sq_now(), verify_s = 0;
     sq_status st = make_folder(&j, model, out);
@@ -302,4 +302,42 @@ sq_status sq_quantize_run(const char *model, const char *out, const sq_quantize_
     }
     sq_job_close(&j);
     return st;
+}
+
+/* --format gguf: a folder of compressed-tensors beside OUT.gguf first, which resumes and is
+ * verified as any other; its codes become blocks, and it goes. */
+static sq_status quantize_gguf(const char *model, const char *out, const sq_quantize_options *o,
+                               const sq_progress *progress, json_t **report, sq_error *err) {
+    sq_quantize_options options = *o;
+    sq_gguf_options plain = {0};
+    sq_arena a = {0};
+    char *work = sq_arena_printf(&a, err, "%s.work", out);
+    size_t n = strlen(out);
+    sq_map m = {0};
+    sq_status st = work == NULL ? SQ_ENOMEM : SQ_OK;
+    SQ_TRY(st);
+    if (n < 6 || strcmp(out + n - 5, ".gguf") != 0 || sq_file_exists(out)) {
+        st = sq_fail(err, SQ_EARG, "output '%s'; wanted a new file that ends in .gguf", out);
+        goto fail;
+    }
+    if (options.group_size == 0 && options.profile == NULL) {
+        options.group_size = 32; /* blocks hold one scale for 32 columns in any case */
+    }
+    SQ_TRY(sq_remove_tree(work, err)); /* complete, but its run was killed before the end */
+    SQ_TRY(quantize_folder(model, work, &options, progress, report, err));
+    SQ_TRY(sq_gguf_run(work, out, &plain, progress, err));
+    SQ_TRY(sq_remove_tree(work, err));
+    SQ_TRY(sq_map_open(&m, out, err));
+    json_object_set_new(*report, "output", json_string(out));
+    json_object_set_new(*report, "bytes_after", json_integer((json_int_t)m.size));
+    sq_map_close(&m);
+fail:
+    sq_arena_free(&a);
+    return st;
+}
+
+sq_status sq_quantize_run(const char *model, const char *out, const sq_quantize_options *o,
+                          const sq_progress *progress, json_t **report, sq_error *err) {
+    int gguf = o->format != NULL && strcmp(o->format, "gguf") == 0;
+    return (gguf ? quantize_gguf : quantize_folder)(model, out, o, progress, report, err);
 }

@@ -1,0 +1,406 @@
+/* GGUF written: blocks bit for bit, models and tokenizers there and back, what is refused. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/json.h"
+#include "format/gguf_blocks.h"
+#include "format/gguf_write.h"
+#include "format/source.h"
+#include "model/model.h"
+#include "quant/quant.h"
+
+static char dir[] = "/tmp/squint-gguf-XXXXXX";
+static char model[512];
+
+static int setup(void **state) {
+    (void)state;
+    snprintf(model, sizeof model, "%s/models/squint-vl-5m", getenv("SQ_TEST_ROOT"));
+    return mkdtemp(dir) == NULL ? -1 : 0;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    return sq_remove_tree(dir, NULL) == SQ_OK ? 0 : -1;
+}
+
+static const char *in(const char *name) {
+    static char bufs[4][700];
+    static int next;
+    char *b = bufs[next++ % 4];
+    snprintf(b, sizeof bufs[0], "%s/%s", dir, name);
+    return b;
+}
+
+/* ---- blocks ---- */
+
+enum { N = 3, K = 512 };
+
+typedef struct linear {
+    sq_qlinear q;
+    uint8_t codes[N * K], zeros[N * K / 32];
+    float scales[N * K / 32];
+} linear;
+
+/* Codes of all values; zero < 0: zero points that differ. */
+static void make(linear *l, int bits, int64_t group, int zero, float scale) {
+    int top = (1 << bits) - 1;
+    int64_t cells = N * K / group;
+    l->q = (sq_qlinear){.bits = bits,
+                        .n = N,
+                        .k = K,
+                        .k_padded = K,
+                        .group = group,
+                        .scale_type = SQ_F16,
+                        .codes = l->codes,
+                        .zeros = l->zeros,
+                        .scales = l->scales};
+    for (int i = 0; i < N * K; i++) {
+        l->codes[i] = (uint8_t)((i * 7 + i / 13) & top);
+    }
+    for (int64_t i = 0; i < cells; i++) {
+        l->zeros[i] = (uint8_t)(zero >= 0 ? zero : (5 * i + 3) & top);
+        l->scales[i] = sq_f16_to_f32(sq_f32_to_f16(scale * (float)(1 + i % 7)));
+    }
+}
+
+/* The type that is chosen, and that its blocks stand for exactly what the codes do. */
+static void expect(linear *l, sq_dtype want) {
+    sq_error err = {0};
+    sq_dtype type;
+    int64_t rounded = -1;
+    assert_int_equal(sq_gguf_block_type(&l->q, 0, "x", &type, &rounded, &err), SQ_OK);
+    assert_int_equal(type, want);
+    assert_int_equal(rounded, 0);
+    size_t row = K / sq_dtype_block(type) * sq_dtype_size(type);
+    uint8_t *blocks = calloc(N, row);
+    float *back = calloc(N * K, sizeof *back);
+    for (int r = 0; r < N; r++) {
+        sq_gguf_block_row(&l->q, type, r, blocks + (size_t)r * row);
+    }
+    sq_weight w;
+    assert_int_equal(sq_weight_blocks(&w, type, blocks, N, K, &err), SQ_OK);
+    sq_weight_rows_f32(&w, 0, N, back);
+    for (int i = 0; i < N * K; i++) {
+        int64_t cell = i / K * (K / l->q.group) + i % K / l->q.group;
+        float v = (float)(l->codes[i] - l->zeros[cell]) * l->scales[cell];
+        if (!(back[i] == v)) {
+            fail_msg("%s: number %d is %g, wanted %g", sq_dtype_name(type), i, (double)back[i],
+                     (double)v);
+        }
+    }
+    sq_weight_free(&w);
+    free(blocks);
+    free(back);
+}
+
+static void test_blocks(void **state) {
+    linear *l = calloc(1, sizeof *l);
+    (void)state;
+    make(l, 4, 32, 8, 0.0123f);
+    expect(l, SQ_Q4_0);
+    make(l, 4, 64, -1, 0.25f); /* few bits: scale times zero is a float16 */
+    expect(l, SQ_Q4_1);
+    make(l, 4, 32, -1, 0.0123f); /* eleven bits: it is not */
+    expect(l, SQ_Q5_0);
+    make(l, 4, 256, -1, 0.0123f);
+    expect(l, SQ_Q4_K);
+    make(l, 8, 128, 128, 0.0123f);
+    expect(l, SQ_Q8_0);
+    free(l);
+}
+
+static void refuse_blocks(linear *l, const char *words, const char *hint) {
+    sq_error err = {0};
+    sq_dtype type;
+    assert_int_equal(sq_gguf_block_type(&l->q, 0, "model.x", &type, NULL, &err), SQ_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "model.x"));
+    assert_non_null(strstr(err.text, words));
+    assert_non_null(strstr(err.hint, hint));
+}
+
+static void test_refused_blocks(void **state) {
+    linear *l = calloc(1, sizeof *l);
+    int32_t columns[K] = {0};
+    (void)state;
+    make(l, 8, 32, -1, 0.25f);
+    refuse_blocks(l, "no zero points", "--sym");
+    make(l, 4, 32, 8, 0.25f);
+    l->q.columns = columns;
+    refuse_blocks(l, "act-order", "--no-act-order");
+    l->q.columns = NULL;
+    l->q.group = 16;
+    refuse_blocks(l, "groups of 16", "--group-size 32");
+    make(l, 4, 32, 8, 0.25f);
+    l->scales[5] = 0.1f;
+    refuse_blocks(l, "1 of 48", "--lossy");
+    sq_dtype type;
+    int64_t rounded = 0;
+    assert_int_equal(sq_gguf_block_type(&l->q, 1, "x", &type, &rounded, NULL), SQ_OK);
+    assert_int_equal(type, SQ_Q4_0);
+    assert_int_equal(rounded, 1);
+    free(l);
+}
+
+/* ---- the writer ---- */
+
+static sq_gguf_writer *open_writer(const char *name) {
+    sq_gguf_writer *w;
+    assert_int_equal(sq_gguf_writer_open(&w, in(name), NULL), SQ_OK);
+    return w;
+}
+
+static void test_writer(void **state) {
+    int64_t shape[2] = {2, 32}, odd[2] = {2, 33};
+    float f[64] = {1, 2, 3};
+    sq_error err = {0};
+    (void)state;
+    sq_gguf_writer *w = open_writer("w.gguf");
+    sq_gguf_put_string(w, "general.architecture", "llama");
+    assert_int_equal(sq_gguf_add_tensor(w, "a", SQ_F32, 2, shape, &err), SQ_OK);
+    assert_int_equal(sq_gguf_add_tensor(w, "b", SQ_Q8_0, 2, odd, &err), SQ_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "blocks of 32"));
+    assert_int_equal(sq_gguf_add_tensor(w, "b", SQ_BOOL, 2, shape, &err), SQ_EUNSUPPORTED);
+    assert_int_equal(sq_gguf_writer_begin(w, &err), SQ_OK);
+    assert_int_equal(sq_gguf_write(w, f, sizeof f + 4, &err), SQ_EINTERNAL);
+    assert_int_equal(sq_gguf_write(w, f, 100, &err), SQ_OK);
+    assert_false(sq_file_exists(in("w.gguf")));
+    assert_int_equal(sq_gguf_writer_finish(&w, &err), SQ_EINTERNAL); /* not all of it came */
+    assert_false(sq_file_exists(in("w.gguf")));
+    assert_false(sq_file_exists(in("w.gguf.partial")));
+
+    w = open_writer("w.gguf");
+    sq_gguf_put_u32(w, "k", 1);
+    sq_gguf_put_u32(w, "k", 2);
+    assert_int_equal(sq_gguf_writer_begin(w, &err), SQ_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "'k'"));
+    sq_gguf_writer_close(&w);
+    w = open_writer("w.gguf");
+    assert_int_equal(sq_gguf_add_tensor(w, "same", SQ_F32, 2, shape, &err), SQ_OK);
+    assert_int_equal(sq_gguf_add_tensor(w, "same", SQ_F16, 2, shape, &err), SQ_OK);
+    assert_int_equal(sq_gguf_writer_begin(w, &err), SQ_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "'same'"));
+    sq_gguf_writer_close(&w);
+}
+
+/* ---- models ---- */
+
+static void same_weight(const sq_weight *a, const sq_weight *b) {
+    assert_int_equal(a->n, b->n);
+    assert_int_equal(a->k, b->k);
+    size_t n = (size_t)(a->n * a->k);
+    float *x = calloc(n, sizeof *x), *y = calloc(n, sizeof *y);
+    sq_weight_rows_f32(a, 0, a->n, x);
+    sq_weight_rows_f32(b, 0, b->n, y);
+    assert_memory_equal(x, y, n * sizeof *x);
+    free(x);
+    free(y);
+}
+
+static void same_text(const char *a, const char *b) {
+    sq_net *x, *y;
+    sq_error err = {0};
+    if (sq_net_open(&x, a, &err) != SQ_OK || sq_net_open(&y, b, &err) != SQ_OK) {
+        fail_msg("%s", err.text);
+    }
+    const sq_config *c = &x->config;
+    assert_int_equal(c->layers, y->config.layers);
+    assert_int_equal(c->head_dim, y->config.head_dim);
+    assert_true(c->rope_theta == y->config.rope_theta);
+    same_weight(&x->embed, &y->embed);
+    same_weight(&x->head, &y->head);
+    for (int64_t i = 0; i < c->layers; i++) {
+        for (int r = 0; r < SQ_L_TEXT_COUNT; r++) {
+            const sq_linear *p = &x->layers[i].linears[r], *q = &y->layers[i].linears[r];
+            same_weight(&p->weight, &q->weight);
+            assert_int_equal(p->bias == NULL, q->bias == NULL);
+            if (p->bias != NULL) {
+                assert_memory_equal(p->bias, q->bias, (size_t)p->weight.n * sizeof(float));
+            }
+        }
+        for (int k = 0; k < 2; k++) {
+            assert_memory_equal(x->layers[i].norms[k].weight, y->layers[i].norms[k].weight,
+                                (size_t)c->dims[SQ_D_HIDDEN] * sizeof(float));
+        }
+    }
+    for (int64_t i = 0; i < c->head_dim / 2; i++) {
+        float d = x->inv_freq[i] - y->inv_freq[i];
+        assert_true(d < 1e-6f * x->inv_freq[i] && -d < 1e-6f * x->inv_freq[i]);
+    }
+    sq_net_close(&x);
+    sq_net_close(&y);
+}
+
+static void convert(const char *from, const char *to, sq_gguf_options o) {
+    sq_error err = {0};
+    if (sq_gguf_run(from, in(to), &o, NULL, &err) != SQ_OK) {
+        fail_msg("%s: %s", from, err.text);
+    }
+}
+
+static const char small_tokenizer[] =
+    "{\"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false}, \"model\": "
+    "{\"type\": "
+    "\"BPE\", \"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}, \"merges\": [[\"a\", \"b\"]]}}";
+
+/* Every kind of language model there is a fixture of, tokenizers borrowed where there is none. */
+static void test_models(void **state) {
+    static const char *const names[] = {"llama-llama3-f32", "llama-linear-f16", "smollm2-like-bf16",
+                                        "qwen2-text-f32", "qwen25-untied-bf16"};
+    char path[600], file[600], from[800];
+    (void)state;
+    convert(model, "vl.gguf", (sq_gguf_options){0});
+    same_text(model, in("vl.gguf"));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(path, sizeof path, "%s/tests/golden/models/%s", getenv("SQ_TEST_ROOT"), names[i]);
+        sq_make_dirs(in(names[i]), NULL);
+        static const char *const files[] = {"config.json", "model.safetensors"};
+        for (int f = 0; f < 2; f++) {
+            snprintf(from, sizeof from, "%s/%s", path, files[f]);
+            snprintf(file, sizeof file, "%s/%s/%s", dir, names[i], files[f]);
+            assert_int_equal(sq_file_copy(from, file, NULL), SQ_OK);
+        }
+        snprintf(file, sizeof file, "%s/%s/tokenizer.json", dir, names[i]);
+        assert_int_equal(sq_file_write(file, small_tokenizer, strlen(small_tokenizer), NULL),
+                         SQ_OK);
+        snprintf(file, sizeof file, "%s.gguf", names[i]);
+        snprintf(from, sizeof from, "%s/%s", dir, names[i]);
+        convert(from, file, (sq_gguf_options){0});
+        same_text(path, in(file));
+    }
+}
+
+static void test_tokenizer(void **state) {
+    json_t *a, *b;
+    (void)state;
+    if (!sq_file_exists(in("vl.gguf"))) {
+        convert(model, "vl.gguf", (sq_gguf_options){0});
+    }
+    assert_int_equal(sq_source_json(model, "tokenizer.json", &a, NULL), SQ_OK);
+    assert_int_equal(sq_source_json(in("vl.gguf"), "tokenizer.json", &b, NULL), SQ_OK);
+    assert_true(json_equal(json_object_get(json_object_get(a, "model"), "vocab"),
+                           json_object_get(json_object_get(b, "model"), "vocab")));
+    assert_int_equal(json_array_size(json_object_get(json_object_get(a, "model"), "merges")),
+                     json_array_size(json_object_get(json_object_get(b, "model"), "merges")));
+    assert_int_equal(json_array_size(json_object_get(a, "added_tokens")),
+                     json_array_size(json_object_get(b, "added_tokens")));
+    json_decref(a);
+    json_decref(b);
+}
+
+/* ---- quantized ---- */
+
+static const sq_gguf_tensor *tensor(const sq_gguf *g, const char *name) {
+    for (size_t i = 0; i < g->n_tensors; i++) {
+        if (g->tensors[i].name.n == strlen(name) &&
+            memcmp(g->tensors[i].name.p, name, g->tensors[i].name.n) == 0) {
+            return &g->tensors[i];
+        }
+    }
+    fail_msg("no tensor %s", name);
+    return NULL;
+}
+
+static void quantize(const char *out, sq_quantize_options o) {
+    json_t *report = NULL;
+    sq_error err = {0};
+    o.method = "rtn";
+    o.no_verify = 1;
+    if (sq_quantize_run(model, in(out), &o, NULL, &report, &err) != SQ_OK) {
+        fail_msg("%s", err.text);
+    }
+    json_decref(report);
+}
+
+static void test_quantize(void **state) {
+    static const struct {
+        const char *name, *scheme;
+        int symmetric;
+        sq_dtype type;
+    } rows[] = {{"a4.gguf", NULL, 0, SQ_Q4_1},
+                {"s4.gguf", NULL, 1, SQ_Q4_0},
+                {"s8.gguf", "w8a16", 1, SQ_Q8_0}};
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        sq_gguf g;
+        quantize(rows[i].name, (sq_quantize_options){.format = "gguf",
+                                                     .scheme = rows[i].scheme,
+                                                     .symmetric = rows[i].symmetric});
+        assert_int_equal(sq_gguf_open(&g, in(rows[i].name), NULL), SQ_OK);
+        assert_int_equal(tensor(&g, "blk.3.ffn_down.weight")->dtype, rows[i].type);
+        assert_int_equal(tensor(&g, "blk.0.attn_norm.weight")->dtype, SQ_F32);
+        sq_gguf_close(&g);
+        char work[800];
+        snprintf(work, sizeof work, "%s.work", in(rows[i].name));
+        assert_false(sq_file_exists(work));
+    }
+}
+
+/* A folder's codes and the file's are the same numbers, and the same kernels run them. */
+static void test_codes(void **state) {
+    (void)state;
+    quantize("folder", (sq_quantize_options){.symmetric = 1, .group_size = 32});
+    convert(in("folder"), "folder.gguf", (sq_gguf_options){0});
+    same_text(in("folder"), in("folder.gguf"));
+    sq_net *n;
+    assert_int_equal(sq_net_open(&n, in("folder.gguf"), NULL), SQ_OK);
+    assert_int_equal(n->layers[0].linears[SQ_L_DOWN].weight.kind, SQ_W_Q4);
+    sq_net_close(&n);
+    /* 288 columns in groups of 128, padded: the blocks need no padding */
+    quantize("padded", (sq_quantize_options){.symmetric = 1, .group_size = 128});
+    convert(in("padded"), "padded.gguf", (sq_gguf_options){0});
+    same_text(in("padded"), in("padded.gguf"));
+}
+
+static void refuse(const char *from, const char *to, const char *words) {
+    sq_error err = {0};
+    sq_gguf_options o = {0};
+    assert_int_not_equal(sq_gguf_run(from, to, &o, NULL, &err), SQ_OK);
+    if (strstr(err.text, words) == NULL) {
+        fail_msg("%s; wanted %s", err.text, words);
+    }
+}
+
+static void test_refused(void **state) {
+    char file[800];
+    (void)state;
+    refuse(model, in("no-ending"), "ends in .gguf");
+    sq_make_dirs(in("bare"), NULL);
+    static const char *const files[] = {"config.json", "model.safetensors"};
+    for (int f = 0; f < 2; f++) {
+        char from[800];
+        snprintf(from, sizeof from, "%s/%s", model, files[f]);
+        snprintf(file, sizeof file, "%s/bare/%s", dir, files[f]);
+        assert_int_equal(sq_file_copy(from, file, NULL), SQ_OK);
+    }
+    refuse(in("bare"), in("bare.gguf"), "no tokenizer");
+    assert_false(sq_file_exists(in("bare.gguf")));
+    assert_false(sq_file_exists(in("bare.gguf.partial")));
+    assert_false(sq_file_exists(in("bare-mmproj.gguf")));
+    convert(model, "there.gguf", (sq_gguf_options){.text_only = 1});
+    assert_false(sq_file_exists(in("there-mmproj.gguf")));
+    refuse(model, in("there.gguf"), "exists");
+    refuse(in("there.gguf"), in("again.gguf"), "GGUF file already");
+    json_t *report = NULL;
+    sq_error err = {0};
+    sq_quantize_options o = {.method = "rtn", .format = "gguf", .scheme = "w8a16"};
+    assert_int_equal(sq_quantize_run(model, in("x.gguf"), &o, NULL, &report, &err), SQ_EARG);
+    assert_non_null(strstr(err.hint, "--sym"));
+    o = (sq_quantize_options){.method = "rtn", .format = "gguf", .symmetric = 1, .vision = "w8a16"};
+    assert_int_equal(sq_quantize_run(model, in("x.gguf"), &o, NULL, &report, &err), SQ_EARG);
+    assert_non_null(strstr(err.text, "340 columns"));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_blocks),    cmocka_unit_test(test_refused_blocks),
+        cmocka_unit_test(test_writer),    cmocka_unit_test(test_models),
+        cmocka_unit_test(test_tokenizer), cmocka_unit_test(test_quantize),
+        cmocka_unit_test(test_codes),     cmocka_unit_test(test_refused),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
