@@ -110,8 +110,13 @@ const cli_topic cli_topics[] = {
      "One file with metadata, tokenizer and tensors in blocks of 32 (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0) "
      "or 256 (Q4_K to Q6_K) "
      "columns. A vision-language model is two: the language model, and the tower with its "
-     "projector (mmproj). Squint runs them "
-     "in place of a folder.",
+     "projector (mmproj). Squint runs the "
+     "language model in place of a folder, its codes as they are.\n"
+     "Written by quantize --format gguf -o FILE.gguf, and by convert --format gguf from any "
+     "folder: "
+     "4-bit codes become Q4_0 where they are symmetric, Q4_1 or Q4_K where these hold scale times "
+     "zero point exactly, else Q5_0; symmetric 8-bit ones Q8_0. GPTQ's act-order has no place "
+     "there, nor have groups that are no multiple of 32.",
      "hf,compressed-tensors"},
     {"format", "hf", "huggingface,safetensors", "a Hugging Face folder",
      "config.json, tokenizer.json and *.safetensors, one file or shards with an index; VILA's is a "

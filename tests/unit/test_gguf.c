@@ -258,12 +258,16 @@ static void test_models(void **state) {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         snprintf(path, sizeof path, "%s/tests/golden/models/%s", getenv("SQ_TEST_ROOT"), names[i]);
         sq_make_dirs(in(names[i]), NULL);
-        static const char *const files[] = {"config.json", "model.safetensors"};
-        for (int f = 0; f < 2; f++) {
+        sq_arena a = {0};
+        char **files;
+        size_t n;
+        assert_int_equal(sq_list_dir(&a, path, &files, &n, NULL), SQ_OK);
+        for (size_t f = 0; f < n; f++) {
             snprintf(from, sizeof from, "%s/%s", path, files[f]);
             snprintf(file, sizeof file, "%s/%s/%s", dir, names[i], files[f]);
             assert_int_equal(sq_file_copy(from, file, NULL), SQ_OK);
         }
+        sq_arena_free(&a);
         snprintf(file, sizeof file, "%s/%s/tokenizer.json", dir, names[i]);
         assert_int_equal(sq_file_write(file, small_tokenizer, strlen(small_tokenizer), NULL),
                          SQ_OK);
