@@ -1,7 +1,7 @@
 """What llama.cpp makes of a GGUF file, by llama-cpp-python. In a process of its own: it may be another Python's.
 
 python llama_logits.py FILE.gguf IDS OUT.npy [TEXTS IDS_OUT]         the logits of every token; the ids of texts, a line each
-python llama_logits.py --picture FILE MMPROJ PICTURE BEFORE AFTER OUT.npy   the last row's, after a picture between two lists of ids
+python llama_logits.py --picture FILE MMPROJ PICTURE BEFORE AFTER OUT.npy   the last row's, after a picture (.npy, RGB) between two lists of ids
 python llama_logits.py --quantize FROM TO                            Q4_K_M
 """
 import ctypes
@@ -12,13 +12,16 @@ import numpy as np
 from llama_cpp import Llama
 
 
+CACHE = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}  # F16 unless told
+
+
 def numbers(text):
     return [int(i) for i in text.split(",") if i]
 
 
 def tokens(path, ids, out, texts=None, ids_out=None):
     ids = numbers(ids)
-    net = Llama(model_path=path, n_ctx=len(ids) + 8, n_batch=512, n_threads=2, logits_all=True, verbose=False)
+    net = Llama(model_path=path, n_ctx=len(ids) + 8, n_batch=512, n_threads=2, **CACHE, logits_all=True, verbose=False)
     net.eval(ids)
     np.save(out, np.array(net._scores, dtype=np.float32)[:len(ids)])
     if texts is not None:
@@ -28,14 +31,13 @@ def tokens(path, ids, out, texts=None, ids_out=None):
 
 
 def picture(path, mmproj, image, before, after, out):
-    from PIL import Image
     from llama_cpp import mtmd_cpp as m
-    net = Llama(model_path=path, n_ctx=2048, n_batch=512, n_threads=2, verbose=False)
+    net = Llama(model_path=path, n_ctx=2048, n_batch=512, n_threads=2, **CACHE, verbose=False)
     params = m.mtmd_context_params_default()
     params.use_gpu, params.n_threads, params.warmup, params.print_timings = False, 2, False, False
     ctx = m.mtmd_init_from_file(mmproj.encode(), net._model.model, params)
     assert ctx, "mmproj"
-    pixels = np.ascontiguousarray(np.array(Image.open(image).convert("RGB")))
+    pixels = np.load(image)
     bitmap = m.mtmd_bitmap_init(pixels.shape[1], pixels.shape[0], pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))
     text = (net.detokenize(numbers(before), special=True) + m.mtmd_default_marker() +
             net.detokenize(numbers(after), special=True))

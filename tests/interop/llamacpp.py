@@ -22,7 +22,11 @@ TEXTS = ["Hello, world! It's 2024 and I'm 25 years old.", "  two  spaces\tand a 
          "Größe, naïve, 東京, Привет 👋", "<|im_start|>user\nHi<|im_end|>", "1234567890 33 333", "don't WE'LL i'VE"]
 PROSE = ("The first whole numbers were counted on fingers, and for a long time nobody needed more of them than a hand has. "
          "When people began to trade sheep and barley, they made marks in wet clay, one for each animal, and let it dry in the sun. "
-         "A mark for ten came later, and with it the idea that the place of a sign may say how much it is worth.")
+         "A mark for ten came later, and with it the idea that the place of a sign may say how much it is worth. "
+         "Tables of squares and of roots have come down to us from schools where boys copied them until they knew them by heart; "
+         "some of the copies hold the same mistakes, so that we can tell which pupil sat beside which. Merchants wrote on wood and "
+         "on skin, and astronomers needed fractions, because the moon does not care for whole days. In the end a sign for nothing "
+         "at all was the hardest to invent: it took longer than the wheel, and it was worth about as much.")
 ROLES = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
          "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
 
@@ -106,7 +110,7 @@ def check_smollm2(report, squint, work):
     compare(report, squint, "SmolLM2-135M, F16", first, ids, work, False)
     bf16 = work / "smollm2-bf16.gguf"
     squint.call("convert", dense, "-o", bf16, "--format", "gguf", "--dtype", "BF16")
-    compare(report, squint, "SmolLM2-135M, BF16 (inputs rounded to BF16 there)", bf16, ids, work, True)
+    compare(report, squint, "SmolLM2-135M, BF16 (inputs rounded to BF16 there)", bf16, ids, work, False)
     for name, flags in (("Q4_0", ("--sym",)), ("Q4_1", ()), ("Q8_0", ("--scheme", "w8a16", "--sym"))):
         path = work / f"smollm2-{name}.gguf"
         squint.call("quantize", dense, "-o", path, "--method", "rtn", "--format", "gguf", "--no-verify", *flags)
@@ -132,13 +136,15 @@ def check_picture(report, squint, model, work):
     path, picture = work / "vl.gguf", work / "picture.png"
     squint.call("convert", model, "-o", path, "--format", "gguf", "--dtype", "F32")
     x = np.arange(224 * 168 * 3, dtype=np.uint32).reshape(168, 224, 3)
-    Image.fromarray(((x * 7 + x // 611 * 13) % 256 // 4 * 3 + 20).astype(np.uint8)).save(picture)
+    pixels = ((x * 7 + x // 611 * 13) % 256 // 4 * 3 + 20).astype(np.uint8)
+    Image.fromarray(pixels).save(picture)
+    np.save(work / "picture.npy", pixels)
     messages = [{"role": "user", "content": [{"type": "image", "image": str(picture)}, {"type": "text", "text": "What is there?"}]}]
     ids, want = squint.logits(model, messages, work)
     pad = json.loads((model / "config.json").read_text())["image_token_id"]
     count = ids.count(pad)
     at = ids.index(pad)
-    llama("llama_logits.py", "--picture", path, work / "vl-mmproj.gguf", picture, ",".join(map(str, ids[:at - 1])),
+    llama("llama_logits.py", "--picture", path, work / "vl-mmproj.gguf", work / "picture.npy", ",".join(map(str, ids[:at - 1])),
           ",".join(map(str, ids[at + count + 1:])), work / "there.npy")
     got = torch.from_numpy(np.load(work / "there.npy"))
     rel, _, top1 = apart(got[None], want[-1:])
