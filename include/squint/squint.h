@@ -160,8 +160,8 @@ typedef struct sq_quantize_options {
     const char *embedding, *lm_head; /* "keep" (default), "w8a16", "w4a16" */
     int tp; /* ranks of a tensor-parallel engine: the MLP is widened with zeros until each gets
                whole groups; 0 or 1: none */
-    const char
-        *format; /* "compressed-tensors" (default), "awq-gemm", "awq-gemv", "gptq", "gptq-v2" */
+    const char *format; /* "compressed-tensors" (default), "awq-gemm", "awq-gemv", "gptq",
+                         * "gptq-v2", "gguf" (out is then a file that ends in .gguf) */
     int no_resume, no_verify, no_clip;
     int mse_range;  /* round-to-nearest without data: ranges of the least squared weight error */
     int sequential; /* statistics of a layer come from the quantized layers before it; 0: from the
