@@ -78,10 +78,6 @@ static sq_status add_dense(sq_gguf_job *j, const char *name, const sq_weight *w,
     return SQ_OK;
 }
 
-sq_status sq_gguf_item_dense(sq_gguf_job *j, const char *name, const sq_weight *w, int64_t heads) {
-    return add_dense(j, name, w, 0, w->n, heads);
-}
-
 sq_status sq_gguf_item_linear(sq_gguf_job *j, const char *name, const sq_linear *l, int64_t row0,
                               int64_t rows, int64_t heads) {
     if (!l->quantized) {
@@ -368,11 +364,11 @@ static sq_status plan_text(sq_gguf_job *j, const family *f) {
     const sq_net *n = j->net;
     const sq_config *c = &n->config;
     sq_status st;
-    SQ_TRY(sq_gguf_item_dense(j, "token_embd.weight", &n->embed, 0));
+    SQ_TRY(sq_gguf_item_linear(j, "token_embd.weight", &n->embed, 0, n->embed.weight.n, 0));
     SQ_TRY(
         sq_gguf_item_vector(j, "output_norm.weight", n->final_norm.weight, c->dims[SQ_D_HIDDEN]));
     if (!c->tied) {
-        SQ_TRY(sq_gguf_item_dense(j, "output.weight", &n->head, 0));
+        SQ_TRY(sq_gguf_item_linear(j, "output.weight", &n->head, 0, n->head.weight.n, 0));
     }
     SQ_TRY(plan_rope(j));
     for (int64_t i = 0; i < c->layers; i++) {

@@ -43,7 +43,6 @@ typedef struct sq_gguf_job {
 sq_status sq_gguf_item_vector(sq_gguf_job *j, const char *name, const float *v, int64_t n);
 sq_status sq_gguf_item_rows(sq_gguf_job *j, const char *name, const float *v, int64_t rows,
                             int64_t k);
-sq_status sq_gguf_item_dense(sq_gguf_job *j, const char *name, const sq_weight *w, int64_t heads);
 sq_status sq_gguf_item_linear(sq_gguf_job *j, const char *name, const sq_linear *l, int64_t row0,
                               int64_t rows, int64_t heads);
 sq_status sq_gguf_item_patch(sq_gguf_job *j, const char *name, const sq_weight *w, int64_t frame);

@@ -211,8 +211,8 @@ static void same_text(const char *a, const char *b) {
     assert_int_equal(c->layers, y->config.layers);
     assert_int_equal(c->head_dim, y->config.head_dim);
     assert_true(c->rope_theta == y->config.rope_theta);
-    same_weight(&x->embed, &y->embed);
-    same_weight(&x->head, &y->head);
+    same_weight(&x->embed.weight, &y->embed.weight);
+    same_weight(&x->head.weight, &y->head.weight);
     for (int64_t i = 0; i < c->layers; i++) {
         for (int r = 0; r < SQ_L_TEXT_COUNT; r++) {
             const sq_linear *p = &x->layers[i].linears[r], *q = &y->layers[i].linears[r];
