@@ -106,8 +106,7 @@ static json_t *config_json(const sq_gguf *g, const family *f) {
                         json_boolean(find_tensor(g, "output.weight") == NULL));
     json_object_set_new(c, "attention_bias",
                         json_boolean(find_tensor(g, "blk.0.attn_q.bias") != NULL));
-    json_object_set_new(c, "mlp_bias",
-                        json_boolean(find_tensor(g, "blk.0.ffn_gate.bias") != NULL));
+    json_object_set_new(c, "mlp_bias", json_boolean(find_tensor(g, "blk.0.ffn_gate.bias") != NULL));
     json_object_set_new(c, "rope_parameters", rope_json(g, f));
     set_int(c, "bos_token_id", sq_gguf_find(g, "tokenizer.ggml.bos_token_id"));
     set_int(c, "eos_token_id", sq_gguf_find(g, "tokenizer.ggml.eos_token_id"));

@@ -202,7 +202,7 @@ static void same_weight(const sq_weight *a, const sq_weight *b) {
 }
 
 static void same_text(const char *a, const char *b) {
-    sq_net *x, *y;
+    sq_net *x = NULL, *y = NULL;
     sq_error err = {0};
     if (sq_net_open(&x, a, &err) != SQ_OK || sq_net_open(&y, b, &err) != SQ_OK) {
         fail_msg("%s", err.text);
