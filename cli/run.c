@@ -71,6 +71,12 @@ static void print_json(const sq_result *r, double load_s) {
         "--stop", CLI_LIST, &(stop), "TEXT  ends the answer; may be given again"                   \
     }
 
+static sq_status open_model(sq_model **model, const char *path, const sq_media_options *media,
+                            const char *kv_type, sq_error *err) {
+    sq_status st = sq_model_open(model, path, media, err);
+    return st == SQ_OK ? sq_model_set_kv_type(*model, kv_type, err) : st;
+}
+
 int verb_run(int argc, char **argv) {
     cli_common common = {0};
     cli_ask ask = {0};
@@ -104,10 +110,7 @@ int verb_run(int argc, char **argv) {
     sq_model *model = NULL;
     sq_session *session = NULL;
     sq_result result = {.text = ""};
-    sq_status st = sq_model_open(&model, pos[0], &ask.media, &err);
-    if (st == SQ_OK) {
-        st = sq_model_set_kv_type(model, ask.kv_type, &err);
-    }
+    sq_status st = open_model(&model, pos[0], &ask.media, ask.kv_type, &err);
     if (st == SQ_OK) {
         st = sq_session_open(&session, model, &err);
     }
@@ -201,10 +204,7 @@ int verb_logits(int argc, char **argv) {
     sq_error err = {0};
     sq_model *model = NULL;
     sq_session *session = NULL;
-    sq_status st = sq_model_open(&model, pos[0], &ask.media, &err);
-    if (st == SQ_OK) {
-        st = sq_model_set_kv_type(model, ask.kv_type, &err);
-    }
+    sq_status st = open_model(&model, pos[0], &ask.media, ask.kv_type, &err);
     if (st == SQ_OK) {
         st = sq_session_open(&session, model, &err);
     }
@@ -323,10 +323,7 @@ int verb_chat(int argc, char **argv) {
     }
     sq_error err = {0};
     sq_model *model = NULL;
-    sq_status st = sq_model_open(&model, pos[0], &media, &err);
-    if (st == SQ_OK) {
-        st = sq_model_set_kv_type(model, kv_type, &err);
-    }
+    sq_status st = open_model(&model, pos[0], &media, kv_type, &err);
     if (st == SQ_OK) {
         st = sq_session_open(&t.session, model, &err);
     }

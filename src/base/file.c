@@ -78,6 +78,24 @@ sq_status sq_file_read(const char *path, size_t max, char **data, size_t *size, 
     return st;
 }
 
+sq_status sq_file_put(int fd, const void *data, size_t n, uint64_t at, const char *path,
+                      sq_error *err) {
+    const char *p = data;
+    while (n > 0) {
+        ssize_t k = pwrite(fd, p, n, (off_t)at);
+        if (k < 0 && errno == EINTR) {
+            continue;
+        }
+        if (k <= 0) {
+            return sq_fail_errno(err, "cannot write", path);
+        }
+        p += k;
+        at += (uint64_t)k;
+        n -= (size_t)k;
+    }
+    return SQ_OK;
+}
+
 static sq_status write_all(int fd, const char *p, size_t n, const char *path, sq_error *err) {
     while (n > 0) {
         ssize_t w = write(fd, p, n);

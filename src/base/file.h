@@ -18,6 +18,9 @@ void sq_map_release(const void *p, size_t n);
 sq_status sq_file_read(const char *path, size_t max, char **data, size_t *size, sq_error *err);
 /* Writes to `path.tmp`, syncs, renames. */
 sq_status sq_file_write(const char *path, const void *data, size_t size, sq_error *err);
+/* All n bytes at `at` of an open file; `path` for the error. */
+sq_status sq_file_put(int fd, const void *data, size_t n, uint64_t at, const char *path,
+                      sq_error *err);
 /* Byte-for-byte copy (to a temporary name, then renamed). */
 sq_status sq_file_copy(const char *from, const char *to, sq_error *err);
 int sq_file_exists(const char *path); /* any kind of file */

@@ -159,8 +159,15 @@ static int halves(const json_t *m, sq_gguf_text out[2]) {
     return a != NULL && b != NULL;
 }
 
-static sq_status bad_merge(const vocab *v, size_t i) {
-    return sq_fail(v->err, SQ_EFORMAT, "tokenizer.json: merge %zu is no pair of texts", i);
+/* Merge i of the list, its halves with `between` between them. */
+static sq_status merged(vocab *v, const json_t *list, size_t i, const char *between, char **out) {
+    sq_gguf_text h[2];
+    if (!halves(json_array_get(list, i), h)) {
+        return sq_fail(v->err, SQ_EFORMAT, "tokenizer.json: merge %zu is no pair of texts", i);
+    }
+    *out = sq_arena_printf(&v->arena, v->err, "%.*s%s%.*s", (int)h[0].n, h[0].p, between,
+                           (int)h[1].n, h[1].p);
+    return *out == NULL ? SQ_ENOMEM : SQ_OK;
 }
 
 static sq_status put_merges(vocab *v) {
@@ -171,14 +178,10 @@ static sq_status put_merges(vocab *v) {
         return SQ_ENOMEM;
     }
     for (size_t i = 0; i < n; i++) {
-        sq_gguf_text h[2];
-        if (!halves(json_array_get(list, i), h)) {
-            return bad_merge(v, i);
-        }
-        char *t = sq_arena_printf(&v->arena, v->err, "%.*s %.*s", (int)h[0].n, h[0].p, (int)h[1].n,
-                                  h[1].p);
-        if (t == NULL) {
-            return SQ_ENOMEM;
+        char *t;
+        sq_status st = merged(v, list, i, " ", &t);
+        if (st != SQ_OK) {
+            return st;
         }
         texts[i] = (sq_gguf_text){t, strlen(t)};
     }
@@ -192,14 +195,10 @@ static sq_status put_scores(vocab *v) {
     const json_t *list = json_object_get(v->model, "merges"),
                  *ids = json_object_get(v->model, "vocab");
     for (size_t i = json_array_size(list); i-- > 0;) {
-        sq_gguf_text h[2];
-        if (!halves(json_array_get(list, i), h)) {
-            return bad_merge(v, i);
-        }
-        char *t = sq_arena_printf(&v->arena, v->err, "%.*s%.*s", (int)h[0].n, h[0].p, (int)h[1].n,
-                                  h[1].p);
-        if (t == NULL) {
-            return SQ_ENOMEM;
+        char *t;
+        sq_status st = merged(v, list, i, "", &t);
+        if (st != SQ_OK) {
+            return st;
         }
         const json_t *id = json_object_get(ids, t);
         if (json_is_integer(id)) {

@@ -205,25 +205,7 @@ static sq_status check_names(sq_gguf_writer *w, sq_error *err) {
     return st == SQ_OK ? refuse_twice(w->keys, w->n_keys, "metadata entries", err) : st;
 }
 
-static uint64_t aligned(uint64_t n) { return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
-
-static sq_status write_at(sq_gguf_writer *w, const void *data, size_t n, uint64_t at,
-                          sq_error *err) {
-    const char *p = data;
-    while (n > 0) {
-        ssize_t k = pwrite(w->fd, p, n, (off_t)at);
-        if (k < 0 && errno == EINTR) {
-            continue;
-        }
-        if (k <= 0) {
-            return sq_fail_errno(err, "cannot write", w->partial);
-        }
-        p += k;
-        at += (uint64_t)k;
-        n -= (size_t)k;
-    }
-    return SQ_OK;
-}
+static uint64_t aligned(uint64_t n) { return (uint64_t)sq_round_up((int64_t)n, ALIGNMENT); }
 
 /* All before the data, padded; the size of the file in *size. */
 static void make_header(sq_gguf_writer *w, sq_buf *h, uint64_t *size) {
@@ -276,7 +258,7 @@ sq_status sq_gguf_writer_begin(sq_gguf_writer *w, sq_error *err) {
         st = sq_fail_errno(err, "cannot reserve space for", w->partial);
         goto fail;
     }
-    st = write_at(w, h.data, h.len, 0, err);
+    st = sq_file_put(w->fd, h.data, h.len, 0, w->partial, err);
 fail:
     sq_buf_free(&h);
     return st;
@@ -288,7 +270,7 @@ sq_status sq_gguf_write(sq_gguf_writer *w, const void *data, size_t bytes, sq_er
         return sq_fail(err, SQ_EINTERNAL, "tensor '%s' was not announced so; got %zu bytes more",
                        t == NULL ? "-" : t->name, bytes);
     }
-    sq_status st = write_at(w, data, bytes, w->start + t->offset + w->put, err);
+    sq_status st = sq_file_put(w->fd, data, bytes, w->start + t->offset + w->put, w->partial, err);
     w->put += bytes;
     if (w->put == t->bytes) {
         w->at++;

@@ -147,24 +147,6 @@ fail:
     return st;
 }
 
-static sq_status write_at(int fd, const void *data, size_t n, uint64_t at, const char *path,
-                          sq_error *err) {
-    const char *p = data;
-    while (n > 0) {
-        ssize_t k = pwrite(fd, p, n, (off_t)at);
-        if (k < 0 && errno == EINTR) {
-            continue;
-        }
-        if (k <= 0) {
-            return sq_fail_errno(err, "cannot write", path);
-        }
-        p += k;
-        at += (uint64_t)k;
-        n -= (size_t)k;
-    }
-    return SQ_OK;
-}
-
 /* 1 when the file on disk has this very header and size. */
 static int same_file(const out_file *f) {
     sq_map m;
@@ -191,7 +173,7 @@ static sq_status open_file(sq_st_writer *w, out_file *f, sq_error *err) {
         errno = e;
         return sq_fail_errno(err, "cannot reserve space for", f->path);
     }
-    return write_at(f->fd, f->header, f->header_size, 0, f->path, err);
+    return sq_file_put(f->fd, f->header, f->header_size, 0, f->path, err);
 }
 
 sq_status sq_st_writer_open(sq_st_writer **out, const char *dir, const sq_tensor_spec *specs,
@@ -226,7 +208,7 @@ sq_status sq_st_writer_put(sq_st_writer *w, const char *name, const void *data, 
                        name, bytes, t == NULL ? 0 : t->bytes);
     }
     const out_file *f = &w->files[t->file];
-    sq_status st = write_at(f->fd, data, bytes, t->offset, f->path, err);
+    sq_status st = sq_file_put(f->fd, data, bytes, t->offset, f->path, err);
     t->put = st == SQ_OK ? 1 : t->put;
     return st;
 }
@@ -244,7 +226,7 @@ sq_status sq_st_writer_put_mapped(sq_st_writer *w, const char *name, const void 
     for (size_t at = 0; st == SQ_OK && at < bytes; at += SLICE) {
         const char *p = (const char *)data + at;
         size_t n = bytes - at < SLICE ? bytes - at : SLICE;
-        st = write_at(f->fd, p, n, t->offset + at, f->path, err);
+        st = sq_file_put(f->fd, p, n, t->offset + at, f->path, err);
         sq_map_release(p, n);
     }
     t->put = st == SQ_OK ? 1 : t->put;

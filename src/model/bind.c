@@ -507,8 +507,9 @@ sq_status sq_net_each_linear(sq_net *n, sq_linear_fn f, void *user, sq_error *er
     return st;
 }
 
-sq_status sq_net_each_outside(sq_net *n, sq_linear_fn f, void *user, sq_error *err) {
-    sq_status st = f(user, &n->embed, err);
+sq_status sq_net_every_linear(sq_net *n, sq_linear_fn f, void *user, sq_error *err) {
+    sq_status st = sq_net_each_linear(n, f, user, err);
+    st = st == SQ_OK ? f(user, &n->embed, err) : st;
     return st == SQ_OK && !n->config.tied ? f(user, &n->head, err) : st;
 }
 

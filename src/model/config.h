@@ -2,12 +2,12 @@
 #ifndef SQ_MODEL_CONFIG_H
 #define SQ_MODEL_CONFIG_H
 
-#include "model/kv.h"
 #include <jansson.h>
 
 #include "arch/arch.h"
 #include "base/error.h"
 #include "base/mem.h"
+#include "model/kv.h"
 
 typedef enum sq_rope_scaling { SQ_ROPE_PLAIN, SQ_ROPE_LINEAR, SQ_ROPE_LLAMA3 } sq_rope_scaling;
 

@@ -75,8 +75,9 @@ void sq_net_close(sq_net **n);
  */
 typedef sq_status (*sq_linear_fn)(void *user, sq_linear *l, sq_error *err);
 sq_status sq_net_each_linear(sq_net *n, sq_linear_fn f, void *user, sq_error *err);
-/* And for what lies outside the blocks: the embeddings, and the head where it is not the same. */
-sq_status sq_net_each_outside(sq_net *n, sq_linear_fn f, void *user, sq_error *err);
+/* And after them for what lies outside the blocks: the embeddings, and the head where it is not the
+ * same. */
+sq_status sq_net_every_linear(sq_net *n, sq_linear_fn f, void *user, sq_error *err);
 
 /* Taps: each distinct linear input has a number 0..sq_net_taps-1. A tap callback sees the input
  * rows once a pass, before the linears that share it run. */

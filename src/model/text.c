@@ -95,11 +95,16 @@ typedef struct chunk {
     int64_t ld;
 } chunk;
 
+/* Rows of scores that a thread holds: a tile's, or the heads that share keys. */
+static int64_t score_rows(const sq_config *c, int64_t rows) {
+    int64_t share = c->heads / c->kv_heads, tile = rows < SQ_Q_TILE ? rows : SQ_Q_TILE;
+    return tile > share ? tile : share;
+}
+
 /* Query heads [head, head + heads) of rows [t0, t0 + rows): one of the two is 1. */
 static void attend_tile(const chunk *c, int64_t head, int64_t heads, int64_t t0, int64_t rows) {
     const sq_config *f = &c->n->config;
     int64_t hd = f->head_dim, width = f->dims[SQ_D_Q], seen = c->at + t0 + rows;
-    int64_t tile_rows = c->rows < SQ_Q_TILE ? c->rows : SQ_Q_TILE;
     int64_t share = f->heads / f->kv_heads, keys = sq_round_up(c->at + c->rows, SQ_KV_BLOCK);
     head_view view = {c->kv, c->layer, head / share,
                       c->w->kv_rows.data + sq_thread() * SQ_KV_BLOCK * hd};
@@ -114,8 +119,7 @@ static void attend_tile(const chunk *c, int64_t head, int64_t heads, int64_t t0,
                          .by_key = heads > 1,
                          .out = c->w->att.data + t0 * width + head * hd,
                          .ldo = heads > 1 ? hd : width,
-                         .scores = c->w->scores.data +
-                                   sq_thread() * (tile_rows > share ? tile_rows : share) * keys,
+                         .scores = c->w->scores.data + sq_thread() * score_rows(f, c->rows) * keys,
                          .scale = 1.0f / sqrtf((float)hd)};
     sq_attend(&tile, kv_block, &view);
 }
@@ -154,11 +158,9 @@ static sq_status reserve_scratch(sq_work *w, int64_t keys, int64_t rows, sq_erro
     SQ_TRY(sq_scratch_need(&w->att, r * (size_t)d[SQ_D_Q], "activations", err));
     SQ_TRY(sq_scratch_need(&w->gate, r * (size_t)d[SQ_D_INTER], "activations", err));
     SQ_TRY(sq_scratch_need(&w->up, r * (size_t)d[SQ_D_INTER], "activations", err));
-    size_t share = (size_t)(c->heads / c->kv_heads), tile = r < SQ_Q_TILE ? r : SQ_Q_TILE;
-    tile = tile > share ? tile : share;
     SQ_TRY(sq_scratch_need(&w->kv_rows, (size_t)sq_threads() * SQ_KV_BLOCK * (size_t)c->head_dim,
                            "rows of the KV cache", err));
-    size_t scores = (size_t)sq_threads() * tile * (size_t)sq_round_up(keys, SQ_KV_BLOCK);
+    size_t scores = (size_t)(sq_threads() * score_rows(c, rows) * sq_round_up(keys, SQ_KV_BLOCK));
     /* Grows by half at least, so that a long decode does not allocate at every block. */
     if (scores > w->scores.cap) {
         SQ_TRY(sq_scratch_need(&w->scores, scores + scores / 2, "attention scores", err));
@@ -292,10 +294,8 @@ sq_status sq_logits(const sq_net *n, sq_work *w, const float *h, int64_t count, 
 size_t sq_text_peak(const sq_config *c, int64_t context) {
     const int64_t *d = c->dims;
     int64_t rows = context < SQ_CHUNK ? context : SQ_CHUNK, feed = 512; /* of sq_seq_feed */
-    int64_t share = c->heads / c->kv_heads, tile = rows < SQ_Q_TILE ? rows : SQ_Q_TILE;
-    tile = tile > share ? tile : share;
     int64_t floats = rows * (d[SQ_D_HIDDEN] + 2 * d[SQ_D_Q] + 2 * d[SQ_D_KV] + 2 * d[SQ_D_INTER]);
-    int64_t scores = sq_threads() * tile * sq_round_up(context, SQ_KV_BLOCK);
+    int64_t scores = sq_threads() * score_rows(c, rows) * sq_round_up(context, SQ_KV_BLOCK);
     int64_t widest = d[SQ_D_INTER] > d[SQ_D_HIDDEN] ? d[SQ_D_INTER] : d[SQ_D_HIDDEN];
     int64_t panel = 16 * widest > (128 << 10) ? 16 * widest : 128 << 10;
     floats += sq_threads() * SQ_KV_BLOCK * c->head_dim + scores + scores / 2 +

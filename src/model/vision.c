@@ -217,12 +217,17 @@ fail:
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
+static int64_t tower_rows(const sq_config *c, const sq_pixels *px) {
+    return c->tower->kind == SQ_TOWER_QWEN ? px->grid_t * px->grid_h * px->grid_w
+                                           : px->grid_t * sq_config_tile_rows(c);
+}
+
 size_t sq_vision_peak(const sq_config *c, const sq_pixels *px) {
     const int64_t *d = c->dims;
     int qwen = c->tower->kind == SQ_TOWER_QWEN;
     size_t patches = (size_t)(px->grid_t * px->grid_h * px->grid_w),
            width = (size_t)d[SQ_D_V_WIDTH];
-    size_t rows = qwen ? patches : (size_t)(px->grid_t * sq_config_tile_rows(c));
+    size_t rows = (size_t)tower_rows(c, px);
     size_t longest = rows / (size_t)px->grid_t, hid = (size_t)d[SQ_D_V_OUT];
     size_t chunk = rows < SQ_V_CHUNK ? rows : SQ_V_CHUNK, merged = (size_t)d[SQ_D_V_MERGED];
     size_t floats = patches * (size_t)px->patch_dim + (size_t)px->tokens * hid;
@@ -245,11 +250,6 @@ size_t sq_vision_peak(const sq_config *c, const sq_pixels *px) {
 }
 
 /* ---- a picture, at once or block by block ---- */
-
-static int64_t tower_rows(const sq_config *c, const sq_pixels *px) {
-    return c->tower->kind == SQ_TOWER_QWEN ? px->grid_t * px->grid_h * px->grid_w
-                                           : px->grid_t * sq_config_tile_rows(c);
-}
 
 size_t sq_vision_state_floats(const sq_config *c, const sq_pixels *px) {
     size_t copies = c->tower->kind == SQ_TOWER_QWEN ? 1 : 1 + (size_t)c->n_select;

@@ -9,25 +9,22 @@
 /* null for what is no number: the weights themselves may hold NaN. */
 static json_t *number(double v) { return isfinite(v) ? json_real(v) : json_null(); }
 
-static json_t *entry(const sq_job *j, const sq_linear *l, const sq_codes *c, const sq_tap_result *r,
-                     int i) {
-    const sq_plan_row *row = sq_plan_find(&j->plan, l);
-    const sq_grid *g = &c->grid;
-    json_t *e = json_pack("{s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:o, s:s?, s:s?}", "name",
-                          l->file_name, "method", r->method[i] == NULL ? "rtn" : r->method[i],
-                          "bits", g->bits, "group_size", (json_int_t)g->group, "padded_columns",
-                          (json_int_t)(g->k_padded - g->k), "error", number(r->error[i]),
-                          "rtn_error", number(r->rtn_error[i]), "signal", number(r->signal[i]),
-                          "fallback", r->fallback[i], "note", row->note);
-    return e;
+json_t *sq_job_entry(const sq_plan_row *row, const char *method, const double errors[3],
+                     const char *fallback) {
+    const sq_grid *g = &row->grid;
+    return json_pack("{s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:o, s:s?, s:s?}", "name",
+                     row->linear->file_name, "method", method, "bits", g->bits, "group_size",
+                     (json_int_t)g->group, "padded_columns", (json_int_t)(g->k_padded - g->k),
+                     "error", number(errors[0]), "rtn_error", number(errors[1]), "signal",
+                     number(errors[2]), "fallback", fallback, "note", row->note);
 }
 
 /* f32 weights of the linears of one tap, with the scales that other taps folded into their rows. */
-static sq_status load_group(sq_job *j, sq_tap_group *g, const sq_block *b,
-                            const sq_block_rows *rows, int tap, float *const *row_scale) {
-    for (size_t i = 0; i < rows->n_linears; i++) {
-        const sq_linear_row *row = &rows->linears[i];
-        const sq_linear *l = &b->linears[row->role];
+static sq_status load_group(sq_job *j, sq_tap_group *g, const sq_stage *stage, int tap,
+                            float *const *row_scale) {
+    for (size_t i = 0; i < stage->rows->n_linears; i++) {
+        const sq_linear_row *row = &stage->rows->linears[i];
+        const sq_linear *l = &stage->block->linears[row->role];
         const sq_plan_row *p = sq_plan_find(&j->plan, l);
         if (row->tap != tap || p == NULL || !p->quantize || g->n == SQ_TAP_LINEARS) {
             continue;
@@ -81,8 +78,6 @@ static float *row_divisors(const sq_job *j, const sq_fold_row *f, const float *s
 
 typedef struct layer_state {
     const sq_stage *stage;
-    const sq_block *b;
-    const sq_block_rows *rows;
     float *row_scale[SQ_V_COUNT]; /* divisors of a linear's rows and bias, by role */
     float *norm_scale[2];         /* divisors of a norm */
     float *after[SQ_V_COUNT];     /* [n][k], --sequential: what the codes stand for, in the
@@ -98,7 +93,10 @@ static sq_status write_group(sq_job *j, const layer_state *s, const sq_tap_group
         if (st != SQ_OK) {
             return st;
         }
-        json_array_append_new(s->entries, entry(j, g->linears[i], &r->codes[i], r, i));
+        const double errors[3] = {r->error[i], r->rtn_error[i], r->signal[i]};
+        const char *method = r->method[i] == NULL ? "rtn" : r->method[i];
+        json_array_append_new(s->entries, sq_job_entry(sq_plan_find(&j->plan, g->linears[i]),
+                                                       method, errors, r->fallback[i]));
     }
     j->write_s += sq_now() - t;
     return SQ_OK;
@@ -108,7 +106,7 @@ static sq_status write_group(sq_job *j, const layer_state *s, const sq_tap_group
  */
 static void keep_after(layer_state *s, sq_tap_group *g, const sq_tap_result *r) {
     for (int i = 0; i < g->n; i++) {
-        int role = (int)(g->linears[i] - s->b->linears);
+        int role = (int)(g->linears[i] - s->stage->block->linears);
         const float *rows = s->row_scale[role];
         int64_t n = g->linears[i]->weight.n;
 #pragma omp parallel for schedule(static)
@@ -127,11 +125,11 @@ static void keep_after(layer_state *s, sq_tap_group *g, const sq_tap_result *r) 
 static sq_status quantize_group(sq_job *j, layer_state *s, int tap, const sq_stat *stat,
                                 int folds) {
     const sq_config *c = &j->net->config;
-    const sq_fold_row *f = fold_of(s->rows, tap);
+    const sq_fold_row *f = fold_of(s->stage->rows, tap);
     sq_tap_group g = {.share = 1, .head_dim = c->head_dim};
     sq_tap_result r = {0};
     sq_status st;
-    SQ_TRY(load_group(j, &g, s->b, s->rows, tap, s->row_scale));
+    SQ_TRY(load_group(j, &g, s->stage, tap, s->row_scale));
     if (g.n == 0) {
         return SQ_OK;
     }
@@ -145,7 +143,8 @@ static sq_status quantize_group(sq_job *j, layer_state *s, int tap, const sq_sta
         keep_after(s, &g, &r);
     }
     if (r.scale != NULL && f->linear >= 0) {
-        s->row_scale[f->linear] = row_divisors(j, f, r.scale, s->b->linears[f->linear].weight.n);
+        s->row_scale[f->linear] =
+            row_divisors(j, f, r.scale, s->stage->block->linears[f->linear].weight.n);
         st = s->row_scale[f->linear] == NULL ? SQ_ENOMEM : SQ_OK;
     } else if (r.scale != NULL) {
         s->norm_scale[f->norm] = r.scale;
@@ -186,15 +185,15 @@ static sq_status write_vector(sq_job *j, const char *stem, const char *suffix, c
 static sq_status write_rest(sq_job *j, const layer_state *s) {
     const int64_t *dims = j->net->config.dims;
     sq_status st;
-    for (size_t i = 0; i < s->rows->n_norms; i++) {
-        const sq_norm *n = &s->b->norms[i];
-        int64_t width = dims[s->rows->norms[i].dim];
+    for (size_t i = 0; i < s->stage->rows->n_norms; i++) {
+        const sq_norm *n = &s->stage->block->norms[i];
+        int64_t width = dims[s->stage->rows->norms[i].dim];
         SQ_TRY(write_vector(j, n->file_name, ".weight", n->weight, s->norm_scale[i], width));
         SQ_TRY(write_vector(j, n->file_name, ".bias", n->bias, s->norm_scale[i], width));
     }
-    for (size_t i = 0; i < s->rows->n_linears; i++) {
-        int role = s->rows->linears[i].role;
-        const sq_linear *l = &s->b->linears[role];
+    for (size_t i = 0; i < s->stage->rows->n_linears; i++) {
+        int role = s->stage->rows->linears[i].role;
+        const sq_linear *l = &s->stage->block->linears[role];
         SQ_TRY(write_vector(j, l->file_name, ".bias", l->bias, s->row_scale[role], l->weight.n));
         const sq_plan_row *p = sq_plan_find(&j->plan, l);
         if (!p->quantize && s->row_scale[role] == NULL) {
@@ -210,18 +209,19 @@ fail:
 
 /* A linear that stays in high precision takes no scale in its rows: its tap's fold is left out. */
 static int may_fold(const sq_job *j, const layer_state *s, int tap) {
-    const sq_fold_row *f = fold_of(s->rows, tap);
+    const sq_fold_row *f = fold_of(s->stage->rows, tap);
     if (f == NULL || f->linear < 0) {
-        for (size_t i = 0; f != NULL && i < s->rows->n_linears;
+        for (size_t i = 0; f != NULL && i < s->stage->rows->n_linears;
              i++) { /* a norm feeds all linears of its tap */
-            const sq_plan_row *p = sq_plan_find(&j->plan, &s->b->linears[s->rows->linears[i].role]);
-            if (s->rows->linears[i].tap == tap && !p->quantize) {
+            const sq_plan_row *p =
+                sq_plan_find(&j->plan, &s->stage->block->linears[s->stage->rows->linears[i].role]);
+            if (s->stage->rows->linears[i].tap == tap && !p->quantize) {
                 return 0;
             }
         }
         return f != NULL;
     }
-    return sq_plan_find(&j->plan, &s->b->linears[f->linear])->quantize;
+    return sq_plan_find(&j->plan, &s->stage->block->linears[f->linear])->quantize;
 }
 
 /* --sequential: the samples go on through the block as it was quantized. */
@@ -249,7 +249,7 @@ fail:
 }
 
 sq_status sq_job_block(sq_job *j, const sq_stage *stage, const sq_stat *stats) {
-    layer_state s = {stage, stage->block, stage->rows, .entries = json_array()};
+    layer_state s = {stage, .entries = json_array()};
     sq_status st = s.entries == NULL ? SQ_ENOMEM : SQ_OK;
     double t = sq_now(), w = j->write_s;
     for (int tap = stage->rows->n_taps - 1; st == SQ_OK && tap >= 0; tap--) {

@@ -40,8 +40,8 @@ sq_status sq_job_read_data(sq_job *j, const char *dir) {
     return st;
 }
 
-void sq_stats_close(sq_stat *stats, int n) {
-    for (int i = 0; i < n; i++) {
+void sq_stats_close(sq_stat stats[SQ_STAGE_TAPS]) {
+    for (int i = 0; i < SQ_STAGE_TAPS; i++) {
         sq_stat_close(&stats[i]);
     }
 }
@@ -63,7 +63,8 @@ sq_status sq_job_stats(sq_job *j, const sq_stage *s, sq_stat *stats, int look) {
         j->calibrate_s += sq_now() - t;
         return st;
     }
-    for (int i = 0; stats != NULL && in_file(j, s) && st == SQ_OK && i < s->rows->n_taps; i++) {
+    int taps = stats != NULL && in_file(j, s) ? s->rows->n_taps : 0;
+    for (int i = 0; st == SQ_OK && i < taps; i++) {
         st = sq_stat_load(&stats[i], j->stats_file, sq_net_tap_name(j->net, s->tap + i),
                           sq_stage_columns(j->net, s, i), j->err);
     }
@@ -81,11 +82,11 @@ static sq_status stat_specs(const sq_job *j, int64_t first, sq_arena *a, sq_tens
     for (int64_t i = 0; *specs != NULL && i < stages; i++) {
         sq_stage s = sq_stage_at(j->net, first + i);
         for (int t = 0; t < s.rows->n_taps; t++) {
+            const char *tap = sq_net_tap_name(j->net, s.tap + t);
             sq_stat_part parts[SQ_STAT_PARTS];
             sq_stat_parts(&(sq_stat){0}, sq_stage_columns(j->net, &s, t), parts);
             for (int p = 0; p < SQ_STAT_PARTS; p++) {
-                char *name = sq_arena_printf(a, err, "%s.%s", sq_net_tap_name(j->net, s.tap + t),
-                                             parts[p].suffix);
+                char *name = sq_arena_printf(a, err, "%s.%s", tap, parts[p].suffix);
                 if (name == NULL) {
                     return SQ_ENOMEM;
                 }
@@ -127,7 +128,7 @@ static sq_status write_stats(sq_job *j, const char *dir) {
         for (int t = 0; st == SQ_OK && t < s.rows->n_taps; t++, at += SQ_STAT_PARTS) {
             st = put_stat(j, w, at, &stats[t]);
         }
-        sq_stats_close(stats, SQ_STAGE_TAPS);
+        sq_stats_close(stats);
         SQ_TRY(st);
         if (!sq_progress_tick(j->progress, "calibrate", i + 1 - first, stages - first, s.unit)) {
             st = sq_fail(j->err, SQ_ECANCELLED, "stopped");

@@ -25,7 +25,7 @@ void sq_codes_close(sq_codes *c) {
     *c = (sq_codes){0};
 }
 
-static float round_to(const sq_grid *g, float v) {
+float sq_grid_scale(const sq_grid *g, float v) {
     sq_dtype t = g->scale_type;
     if (g->scale_bits > 0 && isfinite(v)) {
         int e;
@@ -37,12 +37,10 @@ static float round_to(const sq_grid *g, float v) {
                          : v;
 }
 
-float sq_grid_scale(const sq_grid *g, float s) { return round_to(g, s); }
-
 void sq_grid_range(const sq_grid *g, float lo, float hi, float *scale, uint8_t *zero) {
     float top = (float)((1 << g->bits) - 1), half = (float)(1 << (g->bits - 1));
     float s = g->symmetric ? fmaxf(-lo, hi) / (top / 2) : (hi - lo) / top;
-    s = round_to(g, s);
+    s = sq_grid_scale(g, s);
     if (!(s > 0) || !isfinite(s)) { /* a group of zeros, or a range below or above the type's */
         s = g->scale_type == SQ_F16 ? 6.103515625e-5f : 1.1754943508e-38f;
     }

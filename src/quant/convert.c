@@ -117,8 +117,7 @@ static sq_status count(void *user, sq_linear *l, sq_error *err) {
 static sq_status make_plan(converting *c) {
     size_t n = 0;
     sq_status st;
-    sq_net_each_linear(c->net, count, &n, c->err);
-    sq_net_each_outside(c->net, count, &n, c->err);
+    sq_net_every_linear(c->net, count, &n, c->err);
     if (n == 0 || c->net->quantization == NULL) {
         sq_fail(c->err, SQ_EARG, "nothing is quantized there; wanted a quantized folder");
         sq_hint(c->err, "squint quantize MODEL -o OUT --format %s", sq_layout_name(c->plan.layout));
@@ -130,12 +129,10 @@ static sq_status make_plan(converting *c) {
                        sq_layout_name(c->plan.layout));
     }
     n = 0;
-    sq_net_each_linear(c->net, sq_plan_count, &n, c->err);
-    sq_net_each_outside(c->net, sq_plan_count, &n, c->err);
+    sq_net_every_linear(c->net, sq_plan_count, &n, c->err);
     c->plan.rows = sq_alloc(n, sizeof *c->plan.rows, "a plan", c->err);
-    st = c->plan.rows == NULL ? SQ_ENOMEM : sq_net_each_linear(c->net, plan_row, c, c->err);
+    st = c->plan.rows == NULL ? SQ_ENOMEM : sq_net_every_linear(c->net, plan_row, c, c->err);
     SQ_TRY(st);
-    SQ_TRY(sq_net_each_outside(c->net, plan_row, c, c->err));
     for (size_t i = 0; i < c->plan.n; i++) {
         c->plan.rows[i].grid.symmetric = c->symmetric;
     }

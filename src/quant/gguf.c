@@ -60,42 +60,35 @@ static sq_dtype type_of(const sq_weight *w) {
     return w->kind == SQ_W_F32 ? SQ_F32 : w->kind == SQ_W_F16 ? SQ_F16 : SQ_BF16;
 }
 
-static sq_status add_dense(sq_gguf_job *j, const char *name, const sq_weight *w, int64_t row0,
-                           int64_t rows, int64_t heads) {
-    sq_gguf_item *t = new_item(j, name);
-    if (t == NULL) {
-        return SQ_ENOMEM;
-    }
-    t->dense = w;
-    t->row0 = row0;
-    t->shape[0] = t->rows = rows;
-    t->shape[1] = t->k = w->k;
-    t->heads = heads;
-    t->type = j->has_dtype ? j->dtype : type_of(w);
-    if (w->k % (int64_t)sq_dtype_block(t->type) != 0) {
-        t->type = type_of(w); /* as ggml's own quantizer: what blocks do not divide stays */
-    }
-    return SQ_OK;
+/* The type of floats in the file. */
+static sq_dtype dense_type(const sq_gguf_job *j, const sq_weight *w) {
+    sq_dtype t = j->has_dtype ? j->dtype : type_of(w);
+    /* As ggml's own quantizer: what blocks do not divide stays. */
+    return w->k % (int64_t)sq_dtype_block(t) == 0 ? t : type_of(w);
+}
+
+/* The block type that holds a linear's codes. */
+static sq_status codes_type(sq_gguf_job *j, const sq_linear *l, sq_dtype *type) {
+    sq_qlinear q = {0};
+    int64_t rounded = 0;
+    sq_status st = sq_output_read(j->net, j->q, l, &q, j->err);
+    st = st == SQ_OK ? sq_gguf_block_type(&q, j->o->lossy, l->file_name, type, &rounded, j->err)
+                     : st;
+    sq_qlinear_free(&q);
+    j->rounded += rounded;
+    return st;
 }
 
 sq_status sq_gguf_item_linear(sq_gguf_job *j, const char *name, const sq_linear *l, int64_t row0,
                               int64_t rows, int64_t heads) {
-    if (!l->quantized) {
-        return add_dense(j, name, &l->weight, row0, rows, heads);
-    }
-    sq_qlinear q = {0};
-    int64_t rounded = 0;
-    sq_dtype type = SQ_F32;
-    sq_status st = sq_output_read(j->net, j->q, l, &q, j->err);
-    st = st == SQ_OK ? sq_gguf_block_type(&q, j->o->lossy, l->file_name, &type, &rounded, j->err)
-                     : st;
-    sq_qlinear_free(&q);
+    sq_dtype type = l->quantized ? SQ_F32 : dense_type(j, &l->weight);
+    sq_status st = l->quantized ? codes_type(j, l, &type) : SQ_OK;
     sq_gguf_item *t = st == SQ_OK ? new_item(j, name) : NULL;
     if (t == NULL) {
         return st == SQ_OK ? SQ_ENOMEM : st;
     }
-    j->rounded += rounded;
-    t->linear = l;
+    t->linear = l->quantized ? l : NULL;
+    t->dense = l->quantized ? NULL : &l->weight;
     t->row0 = row0;
     t->shape[0] = t->rows = rows;
     t->shape[1] = t->k = l->weight.k;
@@ -439,12 +432,18 @@ static char *vision_path(sq_gguf_job *j, const char *out) {
     return sq_arena_printf(&j->arena, j->err, "%.*s-mmproj.gguf", (int)(strlen(out) - 5), out);
 }
 
-static sq_status check_arguments(sq_gguf_job *j, const char *out, const family **f) {
+sq_status sq_gguf_check_output(const char *out, sq_error *err) {
     size_t n = strlen(out);
-    const char *type = j->o->dtype;
     if (n < 6 || strcmp(out + n - 5, ".gguf") != 0) {
-        return sq_fail(j->err, SQ_EARG, "output '%s'; wanted a name that ends in .gguf", out);
+        return sq_fail(err, SQ_EARG, "output '%s'; wanted a name that ends in .gguf", out);
     }
+    return sq_file_exists(out)
+               ? sq_fail(err, SQ_EARG, "'%s' exists already; wanted a new file", out)
+               : SQ_OK;
+}
+
+static sq_status check_arguments(sq_gguf_job *j, const family **f) {
+    const char *type = j->o->dtype;
     if (type != NULL && strcmp(type, "Q8_0") == 0) {
         j->dtype = SQ_Q8_0;
     } else if (type != NULL && (!sq_dtype_parse(type, &j->dtype) || j->dtype > SQ_BF16)) {
@@ -501,11 +500,8 @@ sq_status sq_gguf_run(const char *model, const char *out, const sq_gguf_options 
     char *vision = NULL;
     int written = 0;
     sq_status st;
-    SQ_TRY(check_arguments(&j, out, &f));
-    if (sq_file_exists(out)) {
-        st = sq_fail(err, SQ_EARG, "'%s' exists already; wanted a new file", out);
-        goto fail;
-    }
+    SQ_TRY(sq_gguf_check_output(out, err));
+    SQ_TRY(check_arguments(&j, &f));
     if (j.net->config.tower != NULL && !o->text_only) {
         vision = vision_path(&j, out);
         st = vision == NULL ? SQ_ENOMEM : write_vision(&j, vision);

@@ -1,6 +1,5 @@
 /* The running activations of all calibration samples: [tokens][hidden] each, and before that the
- * rows of their pictures, in memory, or in an
- * unlinked file when a memory limit asks for it. */
+ * rows of their pictures; in memory, or in an unlinked file when a memory limit asks for it. */
 #ifndef SQ_QUANT_HIDDEN_H
 #define SQ_QUANT_HIDDEN_H
 

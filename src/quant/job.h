@@ -32,8 +32,11 @@ sq_status sq_job_read_data(sq_job *j, const char *dir);
  * where they are. stats[SQ_STAGE_TAPS], zeroed; NULL: they only go on. A tap that saw no rows has k
  * = 0 there. */
 sq_status sq_job_stats(sq_job *j, const sq_stage *s, sq_stat *stats, int look);
-void sq_stats_close(sq_stat *stats, int n);
+void sq_stats_close(sq_stat stats[SQ_STAGE_TAPS]);
 
+/* What the report says of a linear; errors: its own, plain rounding's, and its outputs' size. */
+json_t *sq_job_entry(const sq_plan_row *row, const char *method, const double errors[3],
+                     const char *fallback);
 /* Quantizes a block, writes it whole and commits it. stats: NULL for rounding to nearest. */
 sq_status sq_job_block(sq_job *j, const sq_stage *s, const sq_stat *stats);
 /* And what lies outside the blocks: embeddings and head, rounded to nearest where the plan says so;

@@ -8,7 +8,7 @@
 
 enum { ROWS = 512 };
 
-/* Squared errors of the weights, and of the weights themselves. */
+/* Squared errors of the weights, and the squares of the weights themselves. */
 typedef struct sums {
     double error, rtn, signal;
 } sums;
@@ -71,7 +71,6 @@ static sq_status encode(sq_job *j, const sq_linear *l, const sq_plan_row *p, sq_
 
 static sq_status quantize(sq_job *j, const sq_plan_row *p, json_t *entries) {
     const sq_linear *l = p->linear;
-    const sq_grid *g = &p->grid;
     sq_codes c = {0};
     sums s = {0};
     double t = sq_now();
@@ -82,12 +81,8 @@ static sq_status quantize(sq_job *j, const sq_plan_row *p, json_t *entries) {
     j->write_s += sq_now() - t;
     sq_codes_close(&c);
     sq_tensor_release(l->file);
-    json_array_append_new(entries,
-                          json_pack("{s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:f, s:n, s:s?}", "name",
-                                    l->file_name, "method", "rtn", "bits", g->bits, "group_size",
-                                    (json_int_t)g->group, "padded_columns",
-                                    (json_int_t)(g->k_padded - g->k), "error", s.error, "rtn_error",
-                                    s.rtn, "signal", s.signal, "fallback", "note", p->note));
+    const double errors[3] = {s.error, s.rtn, s.signal};
+    json_array_append_new(entries, sq_job_entry(p, "rtn", errors, NULL));
     return st;
 }
 

@@ -105,12 +105,10 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
     }
     size_t n = 0;
     sq_net *reading = (sq_net *)(uintptr_t)net; /* the visitors only read */
-    sq_net_each_linear(reading, sq_plan_count, &n, err);
-    sq_net_each_outside(reading, sq_plan_count, &n, err);
+    sq_net_every_linear(reading, sq_plan_count, &n, err);
     out->rows = sq_alloc(n, sizeof *out->rows, "a plan", err);
-    st = out->rows == NULL ? SQ_ENOMEM : sq_net_each_linear(reading, decide, out, err);
+    st = out->rows == NULL ? SQ_ENOMEM : sq_net_every_linear(reading, decide, out, err);
     SQ_TRY(st);
-    SQ_TRY(sq_net_each_outside(reading, decide, out, err));
     out->ranks = o->tp;
     SQ_TRY(st);
     st = sq_plan_check_layout(out, err);
@@ -206,7 +204,7 @@ static sq_status check_blocks(const sq_plan_row *r, sq_error *err) {
                 "%s: GGUF's blocks are of 32 columns; got %lld columns in groups of %lld",
                 r->linear->file_name, (long long)g->k, (long long)g->group);
         sq_hint(err, "add --group-size 32 --on-indivisible keep%s",
-                r->linear->part == SQ_PART_TEXT ? "" : ", or --vision keep");
+                sq_linear_vision(r->linear) ? ", or --vision keep" : "");
         return SQ_EARG;
     }
     if (g->bits == 8 && !g->symmetric) {

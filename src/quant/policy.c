@@ -77,7 +77,7 @@ fail:
     return st;
 }
 
-/* torchchat's quantizers of linears; group size 0 is one group a row. */
+/* torchchat's quantizers of linears and of embeddings; group size 0 is one group a row. */
 static sq_status read_torchchat(sq_part_policy *p, const char *key, const json_t *v,
                                 sq_error *err) {
     static const struct {
@@ -86,7 +86,8 @@ static sq_status read_torchchat(sq_part_policy *p, const char *key, const json_t
         int64_t group;
     } rows[] = {{"linear:int4", "w4a16", 0, 256},
                 {"linear:int8", "w8a16", 1, -1},
-                {"linear:a8w4dq", "w4a8", 1, 256}};
+                {"linear:a8w4dq", "w4a8", 1, 256},
+                {"embedding", "w8a16", 1, -1}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         if (strcmp(key, rows[i].key) == 0) {
             int64_t group = sq_json_int(v, "groupsize", rows[i].group);
@@ -121,22 +122,6 @@ static sq_status read_indivisible(sq_policy *p, const char *name, sq_error *err)
                    name);
 }
 
-/* torchchat's "embedding": symmetric, group size 0 is one group a row. */
-static sq_status read_embedding(sq_part_policy *p, const json_t *v, const char *key,
-                                sq_error *err) {
-    if (json_object_get(v, "bitwidth") == NULL && json_object_get(v, "groupsize") == NULL) {
-        return read_part(p, v, key, err);
-    }
-    int64_t group = sq_json_int(v, "groupsize", 0), bits = sq_json_int(v, "bitwidth", 8);
-    if (bits != 4 && bits != 8) {
-        return sq_fail(err, SQ_EARG, "profile: '%s' has bitwidth %lld; wanted 4 or 8", key,
-                       (long long)bits);
-    }
-    p->bits = (int)bits;
-    p->symmetric = 1;
-    return set_group(p, group == 0 ? -1 : group, key, err);
-}
-
 static sq_status read_profile(sq_policy *p, const json_t *root, sq_error *err) {
     static const struct {
         const char *name;
@@ -164,7 +149,11 @@ static sq_status read_profile(sq_policy *p, const json_t *root, sq_error *err) {
         } else if (strcmp(key, "on_indivisible") == 0) {
             SQ_TRY(read_indivisible(p, json_is_string(v) ? json_string_value(v) : "", err));
         } else if (strcmp(key, "embedding") == 0) {
-            SQ_TRY(read_embedding(&p->part[SQ_PART_EMBED], v, key, err));
+            sq_part_policy *e = &p->part[SQ_PART_EMBED];
+            int torchchat =
+                json_object_get(v, "bitwidth") != NULL || json_object_get(v, "groupsize") != NULL;
+            st = torchchat ? read_torchchat(e, key, v, err) : read_part(e, v, key, err);
+            SQ_TRY(st);
         } else if (strcmp(key, "precision") != 0 && strcmp(key, "executor") != 0) {
             SQ_TRY(read_torchchat(&p->part[SQ_PART_TEXT], key, v, err));
         }

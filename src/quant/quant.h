@@ -16,6 +16,8 @@ sq_status sq_calibrate_run(const char *model, const char *stats, const sq_quanti
 /* A quantized folder in another package's layout. */
 sq_status sq_convert_run(const char *model, const char *out, sq_layout layout,
                          const sq_progress *progress, sq_error *err);
+/* SQ_EARG unless `out` is a new name that ends in .gguf. */
+sq_status sq_gguf_check_output(const char *out, sq_error *err);
 /* A folder, plain or quantized, as GGUF. */
 sq_status sq_gguf_run(const char *model, const char *out, const sq_gguf_options *options,
                       const sq_progress *progress, sq_error *err);

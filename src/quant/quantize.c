@@ -34,7 +34,7 @@ static sq_status quantize_stages(sq_job *j) {
         if (st == SQ_OK && !done) {
             st = sq_job_block(j, &s, measured ? stats : NULL);
         }
-        sq_stats_close(stats, SQ_STAGE_TAPS);
+        sq_stats_close(stats);
         st = st == SQ_OK ? tick(j, "quantize", i + 1, n, s.unit) : st;
         if (st != SQ_OK) {
             return st;
@@ -199,7 +199,7 @@ static sq_status mix_plan(sq_job *j) {
                                               : SQ_OK;
         st =
             st == SQ_OK && text ? sq_mixed_measure(&j->mixed, (int)stage.index, stats, j->err) : st;
-        sq_stats_close(stats, SQ_STAGE_TAPS);
+        sq_stats_close(stats);
         SQ_TRY(st);
         if (!sq_progress_tick(j->progress, "measure", i + 1, sq_stage_count(j->net), stage.unit)) {
             st = sq_fail(j->err, SQ_ECANCELLED, "stopped");
@@ -312,14 +312,10 @@ static sq_status quantize_gguf(const char *model, const char *out, const sq_quan
     sq_gguf_options plain = {0};
     sq_arena a = {0};
     char *work = sq_arena_printf(&a, err, "%s.work", out);
-    size_t n = strlen(out);
     sq_map m = {0};
     sq_status st = work == NULL ? SQ_ENOMEM : SQ_OK;
     SQ_TRY(st);
-    if (n < 6 || strcmp(out + n - 5, ".gguf") != 0 || sq_file_exists(out)) {
-        st = sq_fail(err, SQ_EARG, "output '%s'; wanted a new file that ends in .gguf", out);
-        goto fail;
-    }
+    SQ_TRY(sq_gguf_check_output(out, err));
     if (options.group_size == 0 && options.profile == NULL) {
         options.group_size = 32; /* blocks hold one scale for 32 columns in any case */
     }

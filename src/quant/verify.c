@@ -137,8 +137,7 @@ static void check_config(sq_verify_state *v) {
         return;
     }
     if (sq_qconfig_open(&c.reader, v->net->quantization, NULL) == SQ_OK) {
-        sq_net_each_linear(v->net, check_module, &c, NULL);
-        sq_net_each_outside(v->net, check_module, &c, NULL);
+        sq_net_every_linear(v->net, check_module, &c, NULL);
     }
     sq_verify_line(v, "config", c.reader != NULL && c.bad == 0 && c.quantized > 0, (double)c.bad, 0,
                    "%lld linears quantized%s%s", (long long)c.quantized,

@@ -13,28 +13,7 @@
 #include "format/qlinear.h"
 #include "model/model.h"
 #include "quant/quant.h"
-
-static char dir[] = "/tmp/squint-formats-XXXXXX";
-static char model[512];
-
-static int setup(void **state) {
-    (void)state;
-    snprintf(model, sizeof model, "%s/models/squint-vl-5m", getenv("SQ_TEST_ROOT"));
-    return mkdtemp(dir) == NULL ? -1 : 0;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    return sq_remove_tree(dir, NULL) == SQ_OK ? 0 : -1;
-}
-
-static const char *in(const char *name) {
-    static char bufs[4][700];
-    static int next;
-    char *b = bufs[next++ % 4];
-    snprintf(b, sizeof bufs[0], "%s/%s", dir, name);
-    return b;
-}
+#include "workdir.h"
 
 /* Round-to-nearest with groups of 32 unless the options say otherwise. */
 static void quantize(const char *name, sq_quantize_options o) {
