@@ -49,6 +49,10 @@ static const struct {
     {"avx512", SQ_CPU_AVX512 | SQ_CPU_AVX2 | SQ_CPU_FMA | SQ_CPU_F16C, sq_kernels_init_avx512},
     {"avx512_vnni", SQ_CPU_AVX512 | SQ_CPU_AVX512_VNNI | SQ_CPU_AVX2 | SQ_CPU_FMA | SQ_CPU_F16C,
      sq_kernels_init_avx512_vnni},
+    {"avx512_bf16",
+     SQ_CPU_AVX512 | SQ_CPU_AVX512_VNNI | SQ_CPU_AVX512_BF16 | SQ_CPU_AVX2 | SQ_CPU_FMA |
+         SQ_CPU_F16C,
+     sq_kernels_init_avx512_bf16},
 };
 enum { N_ISAS = sizeof isas / sizeof *isas };
 
@@ -113,8 +117,8 @@ static sq_status choose(const char *mask, sq_error *err) {
         const sq_kernels *t = find(s, n);
         if (t == NULL) {
             return sq_fail(err, SQ_EARG,
-                           "no such kernels on this CPU; got '%.*s', wanted c, avx2, avx512 or "
-                           "avx512_vnni",
+                           "no such kernels on this CPU; got '%.*s', wanted c, avx2, avx512, "
+                           "avx512_vnni or avx512_bf16",
                            (int)n, s);
         }
         best = best == NULL || t > best ? t : best;

@@ -25,6 +25,7 @@ void sq_kernels_init_c(sq_kernels *k);
 void sq_kernels_init_avx2(sq_kernels *k);
 void sq_kernels_init_avx512(sq_kernels *k);
 void sq_kernels_init_avx512_vnni(sq_kernels *k);
+void sq_kernels_init_avx512_bf16(sq_kernels *k);
 /* The products with rounded inputs of the AVX2 row. */
 void sq_rounded_init_avx2(sq_kernels *k);
 

@@ -86,7 +86,8 @@ void sq_fake_quantize_rows(float *x, int64_t ldx, int64_t rows, int64_t k, int s
  */
 void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
               int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
-/* C[k][k] += X[rows][k]^T X[rows][k]: the calibration's second moment. */
+/* C[k][k] += X[rows][k]^T X[rows][k]: the calibration's second moment. Where the CPU multiplies
+ * bf16 pairs, of X rounded to bf16, summed in f32; else in f32. */
 void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, float *c);
 
 /* A row of inputs as integers: x = (code - zero) * scale. The columns are cut into pieces (see
@@ -129,6 +130,14 @@ typedef struct sq_kernels {
     void (*int_panel)(const sq_weight *w, int64_t row0, int64_t n, uint8_t *panel);
     void (*int_tile)(const sq_weight *w, int64_t n, const uint8_t *panel, const sq_rounded *x,
                      int64_t rows, float *y, int64_t ldy);
+    /* Products of bf16 pairs summed in f32; both NULL where the CPU has none. pair_bf16: out[16] =
+     * n <= 16 columns of two rows as pairs (even in the low half; odd NULL: 0), 0 beyond n.
+     * tile_bf16: c[rows][columns] (stride ldc) += over pairs p of a[row * a_row + p * a_pair] times
+     * b, panels of [pairs][16 columns], b_panel words from one to the next. */
+    void (*pair_bf16)(const float *even, const float *odd, int64_t n, uint32_t *out);
+    void (*tile_bf16)(int64_t rows, int64_t columns, int64_t pairs, const uint32_t *a,
+                      int64_t a_row, int64_t a_pair, const uint32_t *b, int64_t b_panel, float *c,
+                      int64_t ldc);
     void (*dequant_q4)(const sq_weight *w, int64_t row, float *out);
     void (*dequant_q8)(const sq_weight *w, int64_t row, float *out);
     void (*axpy)(float *y, float a, const float *x, int64_t n); /* y += a x */
@@ -156,7 +165,8 @@ typedef struct sq_kernels {
 /* The chosen table; sq_kernels_select is called on first use with no mask. */
 const sq_kernels *sq_kernels_get(void);
 /* Chooses by mask: NULL or "" for what SQUINT_CPU allows, or the best; else a comma list of ISA
- * names ("c", "avx2", "avx512", "avx512_vnni") that may be used. The environment variable
+ * names ("c", "avx2", "avx512", "avx512_vnni",
+ * "avx512_bf16") that may be used. The environment variable
  * SQUINT_CPU is the default mask. An unknown or unavailable name is SQ_EARG. */
 sq_status sq_kernels_select(const char *mask, sq_error *err);
 /* All tables that this CPU can run, "c" first; for checkasm and `devices`. */

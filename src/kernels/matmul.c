@@ -189,8 +189,43 @@ void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const f
     }
 }
 
+/* Tile [h][w] of X'X at (i, j), from panels of 16 columns of bf16 pairs or from X itself. */
+static void syrk_tile(const float *x, int64_t ldx, int64_t rows, const uint32_t *panels, int64_t i,
+                      int64_t j, int64_t h, int64_t w, float *c, int64_t ldc) {
+    int64_t pairs = (rows + 1) / 2;
+    if (panels == NULL) {
+        sq_sgemm_serial(1, 0, h, w, rows, 1.0f, x + i, ldx, x + j, ldx, 1.0f, c, ldc);
+        return;
+    }
+    for (int64_t r = 0; r < h; r += 16) { /* a panel is one operand by rows, and one by columns */
+        sq_kernels_get()->tile_bf16(h - r < 16 ? h - r : 16, w, pairs, panels + (i + r) * pairs, 1,
+                                    16, panels + j * pairs, 16 * pairs, c + r * ldc, ldc);
+    }
+}
+
+/* X as panels of [pairs of rows][16 columns]; NULL: the CPU has no bf16, or there is no memory. */
+static const uint32_t *pair_rows(const float *x, int64_t ldx, int64_t rows, int64_t k) {
+    const sq_kernels *kn = sq_kernels_get();
+    int64_t pairs = (rows + 1) / 2, panels = sq_ceil_div(k, 16);
+    if (kn->tile_bf16 == NULL) {
+        return NULL;
+    }
+    uint32_t *out = (uint32_t *)(void *)sq_thread_scratch(0, (size_t)(16 * pairs * panels));
+#pragma omp parallel for schedule(static) num_threads(sq_threads()) if (k * rows > 65536)
+    for (int64_t t = 0; t < (out == NULL ? 0 : panels); t++) {
+        int64_t n = k - 16 * t < 16 ? k - 16 * t : 16;
+        for (int64_t p = 0; p < pairs; p++) {
+            const float *even = x + 2 * p * ldx + 16 * t;
+            kn->pair_bf16(even, 2 * p + 1 < rows ? even + ldx : NULL, n,
+                          out + 16 * (pairs * t + p));
+        }
+    }
+    return out;
+}
+
 void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, float *c) {
-    const int64_t tile = 128;
+    const uint32_t *panels = pair_rows(x, ldx, rows, k);
+    const int64_t tile = panels == NULL ? 128 : 192;
     int64_t tiles = sq_ceil_div(k, tile);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads()) if (k > tile)
     for (int64_t t = 0; t < tiles * tiles; t++) {
@@ -199,7 +234,7 @@ void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, fl
             continue; /* the mirror image of (j, i) */
         }
         int64_t h = k - i < tile ? k - i : tile, w = k - j < tile ? k - j : tile;
-        sq_sgemm_serial(1, 0, h, w, rows, 1.0f, x + i, ldx, x + j, ldx, 1.0f, c + i * k + j, k);
+        syrk_tile(x, ldx, rows, panels, i, j, h, w, c + i * k + j, k);
         for (int64_t r = 0; r < h; r++) { /* the product itself need not be symmetric to the bit */
             for (int64_t s = j > i ? 0 : r + 1; s < w; s++) {
                 c[(j + s) * k + i + r] = c[(i + r) * k + j + s];
