@@ -256,7 +256,7 @@ static sq_status make_folder(sq_job *j, const char *model, const char *out) {
         SQ_TRY(sq_split_plan(&j->plan, j->net, j->err));
     }
     SQ_TRY(sq_target_parse(o->target, &target, j->err));
-    SQ_TRY(sq_target_plan(&j->plan, target, &j->plan.half, j->err));
+    SQ_TRY(sq_target_plan(&j->plan, &j->net->config, target, &j->plan.half, j->err));
     SQ_TRY(sq_output_open(&j->out, j->net, &j->plan, model, out, mark, !o->no_resume, j->err));
     note_padding(j);
     if (j->out.resumed) {

@@ -47,7 +47,8 @@ int sq_target_splits_inputs(const char *module);
 
 /* Refuses a plan that the engine has no kernel for (SQ_EARG, with a hint); *half: config.json has
  * to say float16. */
-sq_status sq_target_plan(const sq_plan *p, sq_target t, int *half, sq_error *err);
+sq_status sq_target_plan(const sq_plan *p, const sq_config *c, sq_target t, int *half,
+                         sq_error *err);
 
 /* Calls `finding` for each thing in the folder (llama.cpp: the GGUF file) that the engine would
  * reject or silently misread; `what` names the file, tensor or key. Errors are of memory alone. */

@@ -34,7 +34,7 @@ static json_t *object_of(sq_loading *l, const char *name) {
     return v;
 }
 
-static sq_status check_json(sq_loading *l, sq_error *err) {
+sq_status sq_loading_json(sq_loading *l, sq_error *err) {
     char **names;
     size_t n;
     sq_status st = sq_list_dir(&l->arena, l->path, &names, &n, err);
@@ -118,7 +118,7 @@ static void check_front(sq_loading *l) {
 }
 
 /* The index names every tensor of the shards, and every shard is there. */
-static sq_status check_index(sq_loading *l) {
+static void check_index(sq_loading *l) {
     static const char name[] = "model.safetensors.index.json";
     json_t *index = object_of(l, name), *map = json_object_get(index, "weight_map"), *v;
     const char *key;
@@ -133,17 +133,12 @@ static sq_status check_index(sq_loading *l) {
         }
     }
     json_decref(index);
-    return SQ_OK;
 }
 
-sq_status sq_loading_files(sq_loading *l, sq_error *err) {
-    sq_status st = check_json(l, err);
-    if (st == SQ_OK) {
-        check_tokenizer(l);
-        check_front(l);
-        st = check_index(l);
-    }
-    return st;
+void sq_loading_files(sq_loading *l) {
+    check_tokenizer(l);
+    check_front(l);
+    check_index(l);
 }
 
 /* ---- quantization_config ---- */

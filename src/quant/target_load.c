@@ -519,11 +519,12 @@ static void check_squint(reading *r) {
 static sq_status check_folder(reading *r, sq_error *err) {
     sq_error why = {0};
     sq_status st;
+    SQ_TRY(sq_loading_json(&r->l, err));
     if (sq_config_load(&r->l.config, r->l.path, &why) != SQ_OK) {
         sq_loading_say(&r->l, "config.json", "%.300s", why.text);
         return SQ_OK;
     }
-    SQ_TRY(sq_loading_files(&r->l, err));
+    sq_loading_files(&r->l);
     sq_loading_keys(&r->l);
     if (r->l.target == SQ_TARGET_SQUINT) {
         check_squint(r);

@@ -20,9 +20,10 @@ typedef struct sq_loading {
 void sq_loading_say(const sq_loading *l, const char *what, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Every .json of the folder is whole; tokenizer, template and picture settings are there; the index
- * names every tensor. */
-sq_status sq_loading_files(sq_loading *l, sq_error *err);
+/* Every .json of the folder is whole. */
+sq_status sq_loading_json(sq_loading *l, sq_error *err);
+/* Tokenizer, template, picture settings and all shards are there. */
+void sq_loading_files(sq_loading *l);
 /* quantization_config: where it stands, and the keys that the engine asks for. */
 void sq_loading_keys(sq_loading *l);
 /* A GGUF file by llama.cpp's loader. */

@@ -275,8 +275,18 @@ static sq_ct_scheme scheme_of(const sq_plan_row *r) {
                           .act_symmetric = r->grid.act_symmetric};
 }
 
-/* Outputs of the matrix that the row becomes part of; SQ_EARG when its parts differ. */
-static sq_status fuse(const sq_plan *p, const sq_plan_row *r, int64_t *n, sq_error *err) {
+/* Outputs of a linear that one rank has: ranks share a KV head where there are more of them. */
+static int64_t rank_rows(const sq_plan *p, const sq_config *c, const sq_linear *l, int ranks) {
+    int64_t n = sq_split_rows(p, l);
+    if (sq_target_splits_inputs(l->name)) {
+        return n;
+    }
+    return l->row->out == SQ_D_KV && c->kv_heads < ranks ? c->head_dim : n / ranks;
+}
+
+/* A rank's outputs of the matrix that the row becomes part of; SQ_EARG when its parts differ. */
+static sq_status fuse(const sq_plan *p, const sq_config *c, const sq_plan_row *r, int ranks,
+                      int64_t *n, sq_error *err) {
     sq_ct_scheme s = scheme_of(r);
     *n = 0;
     for (size_t i = 0; i < p->n; i++) {
@@ -291,44 +301,51 @@ static sq_status fuse(const sq_plan *p, const sq_plan_row *r, int64_t *n, sq_err
             sq_hint(err, "give all of q/k/v, and both of gate/up, one scheme and group");
             return SQ_EARG;
         }
-        *n += sq_split_rows(p, other->linear);
+        *n += rank_rows(p, c, other->linear, ranks);
     }
     return SQ_OK;
 }
 
-static sq_status check_row(const sq_plan *p, const sq_plan_row *r, sq_target t, int *half,
-                           sq_error *err) {
+/* Whether tensor-parallel ranks get equal shares of a row. */
+static sq_status check_share(const sq_plan *p, const sq_config *c, const sq_linear *l, int ranks,
+                             sq_error *err) {
+    int inputs = sq_target_splits_inputs(l->name), shared = l->row->out == SQ_D_KV;
+    int64_t n = inputs ? sq_split_columns(p, l) : sq_split_rows(p, l);
+    if (n % ranks == 0 || (shared && c->kv_heads < ranks)) {
+        return SQ_OK;
+    }
+    sq_fail(err, SQ_EARG, "%s: %lld %s do not split over %d ranks", l->file_name, (long long)n,
+            inputs ? "inputs" : "outputs", ranks);
+    sq_hint(err, "use another --tp");
+    return SQ_EARG;
+}
+
+static sq_status check_row(const sq_plan *p, const sq_config *c, const sq_plan_row *r, sq_target t,
+                           int *half, sq_error *err) {
     const sq_linear *l = r->linear;
     int ranks = p->ranks > 1 && sq_target_fuses(t) ? p->ranks : 1;
-    int64_t n = sq_split_rows(p, l), k = sq_split_columns(p, l), own = n;
-    if (sq_target_fuses(t) && l->part != SQ_PART_EMBED && l->part != SQ_PART_HEAD) {
-        sq_status st = fuse(p, r, &n, err);
-        if (st != SQ_OK) {
-            return st;
-        }
+    int outside = l->part == SQ_PART_EMBED || l->part == SQ_PART_HEAD;
+    int64_t n = sq_split_rows(p, l), k = sq_split_columns(p, l), n_rank = n;
+    sq_status st = SQ_OK;
+    if (sq_target_fuses(t) && !outside) {
+        SQ_TRY(fuse(p, c, r, ranks, &n_rank, err));
     }
     if (!r->quantize) {
         return SQ_OK;
     }
-    if ((l->part == SQ_PART_EMBED || l->part == SQ_PART_HEAD) && t != SQ_TARGET_SQUINT) {
+    if (outside && t != SQ_TARGET_SQUINT) {
         sq_fail(err, SQ_EARG, "%s: %s keeps embeddings and head in 16 bits", l->file_name,
                 names[t]);
         sq_hint(err, "leave out --embedding and --lm-head");
         return SQ_EARG;
     }
-    int inputs = sq_target_splits_inputs(l->name);
-    if ((inputs ? k : n) % ranks != 0) {
-        sq_fail(err, SQ_EARG, "%s: %lld %s do not split over %d ranks", l->file_name,
-                (long long)(inputs ? k : n), inputs ? "inputs" : "outputs", ranks);
-        sq_hint(err, "use another --tp");
-        return SQ_EARG;
-    }
+    SQ_TRY(check_share(p, c, l, ranks, err));
     sq_target_linear x = {.layout = p->layout,
                           .scheme = scheme_of(r),
-                          .n = own,
+                          .n = n,
                           .k = k,
-                          .n_rank = inputs ? n : n / ranks,
-                          .k_rank = inputs ? k / ranks : k,
+                          .n_rank = n_rank,
+                          .k_rank = sq_target_splits_inputs(l->name) ? k / ranks : k,
                           .padding = k == l->weight.k ? r->grid.k_padded - k : 0};
     const sq_target_rule *rule = sq_target_find(t, &x, err);
     if (rule == NULL) {
@@ -337,10 +354,12 @@ static sq_status check_row(const sq_plan *p, const sq_plan_row *r, sq_target t, 
         return SQ_EARG;
     }
     *half |= rule->half;
-    return SQ_OK;
+fail:
+    return st;
 }
 
-sq_status sq_target_plan(const sq_plan *p, sq_target t, int *half, sq_error *err) {
+sq_status sq_target_plan(const sq_plan *p, const sq_config *c, sq_target t, int *half,
+                         sq_error *err) {
     sq_error own = {0};
     err = err == NULL ? &own : err;
     *half = 0;
@@ -353,7 +372,7 @@ sq_status sq_target_plan(const sq_plan *p, sq_target t, int *half, sq_error *err
         return SQ_EARG;
     }
     for (size_t i = 0; i < p->n; i++) {
-        sq_status st = check_row(p, &p->rows[i], t, half, err);
+        sq_status st = check_row(p, c, &p->rows[i], t, half, err);
         if (st != SQ_OK) {
             return st;
         }
