@@ -215,7 +215,10 @@ void sq_loading_keys(sq_loading *l) {
     const json_t *config = l->config.json;
     l->quantization = json_object_get(config, "quantization_config");
     for (int i = 0; i < 3 && !json_is_object(l->quantization); i++) {
-        if (has(json_object_get(config, nested[i]), "quantization_config", NULL)) {
+        const json_t *inner = json_object_get(config, nested[i]);
+        if (i == 0 && l->target == SQ_TARGET_VLLM) { /* model_loader/weight_utils.py looks there */
+            l->quantization = json_object_get(inner, "quantization_config");
+        } else if (has(inner, "quantization_config", NULL)) {
             sq_loading_say(l, "quantization_config",
                            "stands in %s of config.json alone; %s looks at the top level",
                            nested[i], sq_target_name(l->target));

@@ -459,7 +459,7 @@ static void check_kernel(reading *r, const module *m) {
             return;
         }
     }
-    if (!m->quantized || r->q == NULL) {
+    if (!m->quantized || m->scheme.bits == 0 || r->q == NULL) {
         return;
     }
     const sq_target_rule *rule = sq_target_find(r->l.target, &x, &why);

@@ -28,7 +28,7 @@ static const struct base {
     {"gemv", "awq-gemv", "w4a16", "transformers", 32, 0},
     {"gptq", "gptq", "w4a16", "vllm", 32, 1},
     {"v2", "gptq-v2", "w4a16", "vllm", 32, 0},
-    {"ct", "compressed-tensors", "w4a16", "transformers", 32, 0},
+    {"ct", "compressed-tensors", "w4a16", "squint", 32, 0},
     {"ct-sym", "compressed-tensors", "w4a16", "vllm", 32, 1},
     {"w8a8", "compressed-tensors", "w8a8", "sglang", -1, 1},
     {"a.gguf", "gguf", "w4a16", "llama.cpp", 32, 0},
@@ -304,7 +304,8 @@ static const struct mistake {
     {AWQ, "transformers", L0 "mlp.down_proj.qweight", config, Q "version", "\"gemv\"", NULL},
     {AWQ, "vllm", "'dtype'", config, "dtype", "\"bfloat16\"", NULL},
     {AWQ, "sglang", "'dtype'", config, "dtype", "\"bfloat16\"", NULL},
-    {AWQ, "transformers", "text_config", nest, NULL, NULL, NULL},
+    {AWQ, "transformers", "stands in text_config", nest, NULL, NULL, NULL},
+    {AWQ, "sglang", "stands in text_config", nest, NULL, NULL, NULL},
     {AWQ, "sglang", "'visual.blocks.0.attn.qkv.weight'", config, Q "modules_to_not_convert",
      "[\"lm_head\"]", NULL},
     {AWQ, "transformers", "'model.visual.merger.mlp.0'", config, Q "modules_to_not_convert",
@@ -345,7 +346,6 @@ static const struct mistake {
     {AWQ, "vllm", "'model-00001-of-00002.safetensors' is missing", shard,
      "{\"weight_map\": {\"model.norm.weight\": \"model-00001-of-00002.safetensors\"}}", NULL, NULL},
     {AWQ, "vllm", "has no weight_map", shard, "{\"metadata\": {}}", NULL, NULL},
-    {GEMV, "vllm", "does not read the layout awq-gemv", config, Q "version", "\"gemv\"", NULL},
     {GEMV, "transformers", L0 "self_attn.k_proj.qweight", config, Q "version", "\"gemm\"", NULL},
     /* GPTQ */
     {GPTQ, "vllm", L0 "self_attn.q_proj.g_idx' is missing", drop, L0 "self_attn.q_proj.g_idx", NULL,
@@ -363,37 +363,34 @@ static const struct mistake {
      "{\"-:.*visual.*\": {}, \"+:.*layers.1.self_attn.k_proj\": {\"bits\": 8}}", NULL},
     {GPTQ, "vllm", L0 "mlp.gate_proj.qweight", config, Q "bits", "8", NULL},
     {GPTQ, "vllm", "'lm_head' of quantization_config", config, Q "lm_head", "true", NULL},
-    {GPTQ, "sglang", "wants outputs in multiples of 64", config, Q "lm_head", "false", NULL},
     {V2, "transformers", "asymmetric codes of 4 bits in gptq", config, Q "checkpoint_format",
      "\"gptq\"", NULL},
     {V2, "vllm", "not symmetric as `sym` says", config, Q "sym", "true", NULL},
     {V2, "vllm", "'dtype'", config, "dtype", "\"bfloat16\"", NULL},
     /* compressed-tensors */
-    {CT, "transformers", "'visual.blocks.0.attn.qkv.weight'", config, Q "ignore", "[\"lm_head\"]",
-     NULL},
-    {CT, "transformers", "'model.visual.blocks.3.attn.proj'", config, Q "ignore",
+    {CT_SYM, "transformers", "'visual.blocks.0.attn.qkv.weight'", config, Q "ignore",
+     "[\"lm_head\"]", NULL},
+    {CT_SYM, "transformers", "'model.visual.blocks.3.attn.proj'", config, Q "ignore",
      "[\"lm_head\", \"re:visual.*\"]", NULL},
-    {CT, "transformers", "'lm_head' is not in ignore", config, Q "ignore", "[\"re:.*visual.*\"]",
-     NULL},
-    {CT, "transformers", L0 "mlp.down_proj.weight_packed", config, W "num_bits", "8", NULL},
-    {CT, "transformers", "weight_zero_point' has no place", config, W "symmetric", "true", NULL},
-    {CT, "transformers", "k_proj.weight_zero_point' is missing", drop,
+    {CT_SYM, "transformers", "'lm_head' is not in ignore", config, Q "ignore",
+     "[\"re:.*visual.*\"]", NULL},
+    {CT_SYM, "transformers", L0 "mlp.down_proj.weight_packed", config, W "num_bits", "8", NULL},
+    {CT, "vllm", "weight_zero_point' has no place", config, W "symmetric", "true", NULL},
+    {CT, "vllm", "k_proj.weight_zero_point' is missing", drop,
      L0 "self_attn.k_proj.weight_zero_point", NULL, NULL},
-    {CT, "transformers", "k_proj.weight_zero_point' is [96, 9]", as,
+    {CT, "vllm", "k_proj.weight_zero_point' is [96, 9]", as,
      L0 "self_attn.k_proj.weight_zero_point", "{\"dtype\": \"I8\", \"shape\": [96, 9]}", "0"},
-    {CT, "transformers", "k_proj.weight_shape' says", as, L0 "self_attn.k_proj.weight_shape",
+    {CT_SYM, "transformers", "k_proj.weight_shape' says", as, L0 "self_attn.k_proj.weight_shape",
      "{\"dtype\": \"I64\", \"shape\": [2]}", "7"},
-    {CT, "transformers", "q_proj.weight_scale' is of the type F32", as,
+    {CT_SYM, "transformers", "q_proj.weight_scale' is of the type F32", as,
      L0 "self_attn.q_proj.weight_scale", "{\"dtype\": \"F32\", \"shape\": [288, 9]}", "0x3c003c00"},
-    {CT, "transformers", "'format' is 'int-quantized'", config, Q "format", "\"int-quantized\"",
+    {CT_SYM, "transformers", "'format' is 'int-quantized'", config, Q "format", "\"int-quantized\"",
      NULL},
-    {CT, "transformers", "'quantization_status'", config, Q "quantization_status", "\"frozen\"",
+    {CT_SYM, "transformers", "'quantization_status'", config, Q "quantization_status", "\"frozen\"",
      NULL},
-    {CT, "transformers", "'actorder'", config, W "actorder", "\"group\"", NULL},
-    {CT, "transformers", "no padding; got 288 columns in groups of 128", config, W "group_size",
+    {CT_SYM, "transformers", "'actorder'", config, W "actorder", "\"group\"", NULL},
+    {CT_SYM, "transformers", "no padding; got 288 columns in groups of 128", config, W "group_size",
      "128", NULL},
-    {CT, "sglang", "asymmetric codes", config, "dtype", "\"float16\"", NULL},
-    {CT, "vllm", "wants outputs in multiples of 64", config, "dtype", "\"float16\"", NULL},
     {CT_SYM, "vllm", "become one matrix", also, Q "config_groups/group_1",
      "{\"targets\": [\"re:.*layers.1.self_attn.k_proj\"], \"weights\": {\"num_bits\": 4, \"type\": "
      "\"int\", \"symmetric\": true, \"strategy\": \"group\", \"group_size\": 16}}",
@@ -408,7 +405,6 @@ static const struct mistake {
     {W8A8, "squint", "mlp.up_proj", drop, L0 "mlp.up_proj.weight", NULL, NULL},
     /* GGUF */
     {GGUF, "llama.cpp", "copy", cut, NULL, NULL, NULL},
-    {CT, "llama.cpp", "is a folder", config, "dtype", "\"float16\"", NULL},
 };
 enum { N_MISTAKES = sizeof mistakes / sizeof *mistakes };
 
@@ -423,6 +419,7 @@ static void test_mistakes(void **state) {
         unlink(in("copy.gguf"));
         copy_base(m->base, copy);
         m->make(copy, m->a, m->b, m->c);
+        assert_int_equal(findings(in(bases[m->base].name), m->target, m->what, &all), 0);
         if (findings(copy, m->target, m->what, &all) == 0) {
             print_error("%d (%s for %s, %s): none of %d findings says \"%s\"\n", i,
                         bases[m->base].name, m->target, m->a == NULL ? "-" : m->a, all, m->what);
@@ -434,13 +431,19 @@ static void test_mistakes(void **state) {
 }
 
 static void test_good(void **state) {
+    int n;
     (void)state;
+    assert_int_equal(findings(in("ct"), "llama.cpp", "is a folder", &n), 1);
+    assert_int_equal(findings(in("a.gguf"), "vllm", "is no folder", &n), 1);
     for (int i = 0; i < N_BASES; i++) {
         static const char *const also_by[] = {"transformers", "squint"};
         int all = 0;
         findings(in(bases[i].name), bases[i].target, "", &all);
         assert_int_equal(all, 0);
         for (int k = 0; k < 2 && i != GGUF; k++) {
+            if (i == CT && k == 0) {
+                continue; /* transformers refuses packed zero points */
+            }
             findings(in(bases[i].name), also_by[k], "", &all);
             assert_int_equal(all, 0);
         }
@@ -470,7 +473,8 @@ static void test_refused(void **state) {
     refused(&(struct base){"", "compressed-tensors", "w4a16", "vllm", 32, 0}, "multiples of 64");
     refused(&(struct base){"", "compressed-tensors", "w8a8", "sglang", 32, 1}, "groups of 32");
     refused(&(struct base){"", "compressed-tensors", "w4a8", "sglang", 32, 1}, "w4a8");
-    refused(&(struct base){"", "compressed-tensors", "w4a16", "transformers", 128, 0}, "padding");
+    refused(&(struct base){"", "compressed-tensors", "w4a16", "transformers", 128, 1}, "padding");
+    refused(&(struct base){"", "compressed-tensors", "w4a16", "transformers", 32, 0}, "asymmetric");
     refused(&(struct base){"", "compressed-tensors", "w4a16", "llama.cpp", 32, 0}, "GGUF");
     refused(&(struct base){"", "gguf", "w4a16", "vllm", 32, 0}, "folder");
     refused(&(struct base){"", "gguf", "w4a16", "tensorrt", 32, 0}, "target 'tensorrt'");
