@@ -283,6 +283,24 @@ static void as(const char *folder, const char *a, const char *b, const char *c) 
     json_decref(entry);
 }
 
+/* g_idx (a) of groups of 32 in the reverse order: each group whole, none in its place. */
+static void reversed(const char *folder, const char *a, const char *b, const char *c) {
+    int32_t g[288];
+    (void)b;
+    (void)c;
+    for (int i = 0; i < 288; i++) {
+        g[i] = (287 - i) / 32;
+    }
+    tensor(folder, a, a, NULL, g, sizeof g);
+}
+
+/* Zero points (a) of 15 as they are (v2), in a folder that says v1. */
+static void says_v1(const char *folder, const char *a, const char *b, const char *c) {
+    edit(folder, "config.json", "quantization_config/checkpoint_format", "\"gptq\"");
+    edit(folder, "quantize_config.json", "checkpoint_format", "\"gptq\"");
+    as(folder, a, b, c);
+}
+
 /* ---- the mistakes ---- */
 
 #define Q "quantization_config/"
@@ -352,6 +370,9 @@ static const struct mistake {
      NULL},
     {GPTQ, "vllm", "does not name each group", as, L0 "self_attn.q_proj.g_idx",
      "{\"dtype\": \"I32\", \"shape\": [288]}", "3"},
+    {GPTQ, "vllm", "and desc_act is false", reversed, L1 "self_attn.q_proj.g_idx", NULL, NULL},
+    {V2, "vllm", "the zero point 16 less one", says_v1, L0 "self_attn.k_proj.qzeros",
+     "{\"dtype\": \"I32\", \"shape\": [9, 12]}", "0xffffffff"},
     {GPTQ, "vllm", "of the other version", config, Q "checkpoint_format", "\"gptq_v2\"", NULL},
     {GPTQ, "vllm", "zero points of the other version", as, L1 "mlp.up_proj.qzeros",
      "{\"dtype\": \"I32\", \"shape\": [9, 64]}", "0x88888888"},
