@@ -114,7 +114,7 @@ int verb_devices(int argc, char **argv) {
 
 int verb_convert(int argc, char **argv) {
     cli_common common = {0};
-    const char *pos[1], *out = NULL, *dtype = NULL, *format = "hf";
+    const char *pos[1], *out = NULL, *dtype = NULL, *format = "hf", *target = NULL;
     int lossy = 0, text_only = 0;
     const cli_option options[] = {
         {"-o", CLI_TEXT, &out,
@@ -127,6 +127,8 @@ int verb_convert(int argc, char **argv) {
         {"--dtype", CLI_TEXT, &dtype,
          "BF16|F16|F32  of what was in blocks (BF16); gguf: of what is not quantized, also Q8_0 "
          "(as stored)"},
+        {"--target", CLI_TEXT, &target,
+         "vllm|sglang|transformers|llama.cpp|squint  the engine that has to load it"},
         {"--lossy", CLI_FLAG, &lossy, "gguf: rounds scales that float16 does not hold exactly"},
         {"--text-only", CLI_FLAG, &text_only, "gguf: the language model alone"},
         {NULL, CLI_FLAG, NULL, NULL},
@@ -138,13 +140,19 @@ int verb_convert(int argc, char **argv) {
     if (out == NULL) {
         return cli_usage("convert: wanted -o OUT");
     }
+    int is_gguf = strcmp(format, "gguf") == 0;
+    if (target != NULL &&
+        (is_gguf ? strcmp(target, "llama.cpp") != 0 : strcmp(format, "hf") == 0)) {
+        return cli_usage("convert: --target %s does not go with --format %s; wanted %s", target,
+                         format, is_gguf ? "llama.cpp" : "a quantized format");
+    }
     sq_error err = {0};
     sq_gguf_options gguf = {dtype, lossy, text_only};
-    sq_status st = strcmp(format, "gguf") == 0
-                       ? sq_convert_gguf(pos[0], out, &gguf, cli_progress(&common), &err)
-                   : strcmp(format, "hf") == 0
-                       ? sq_convert(pos[0], out, dtype, cli_progress(&common), &err)
-                       : sq_convert_layout(pos[0], out, format, cli_progress(&common), &err);
+    sq_status st =
+        is_gguf ? sq_convert_gguf(pos[0], out, &gguf, cli_progress(&common), &err)
+        : strcmp(format, "hf") == 0
+            ? sq_convert(pos[0], out, dtype, cli_progress(&common), &err)
+            : sq_convert_layout(pos[0], out, format, target, cli_progress(&common), &err);
     cli_progress_done();
     return st == SQ_OK ? EXIT_OK : cli_fail(&err);
 }

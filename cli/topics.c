@@ -136,6 +136,16 @@ const cli_topic cli_topics[] = {
      "bits a weight for 128, 0.3 for 64, 0.6 for 32. -1 is one group a row. Engines have kernels "
      "for -1, 32, 64 and 128.",
      "padding,--on-indivisible,--target-bits"},
+    {"option", "--target", "target,engine", NULL,
+     "The engine that has to load the folder: vllm, sglang, transformers, llama.cpp or squint. "
+     "quantize and convert refuse before any work what it has no kernel for: groups, zero points, "
+     "layouts, shapes, q/k/v or gate/up of different schemes, shares of --tp ranks; config.json "
+     "says float16 where its kernel takes nothing else.\n"
+     "verify --target reads the folder (for llama.cpp the .gguf file) as its loader would: names, "
+     "lists of what stays, shapes and types, zero points of GPTQ's versions, tokenizer, shards. "
+     "One "
+     "line for each thing that it would reject or silently misread.",
+     "vllm,sglang,transformers,llama.cpp,--format,--sym,--group-size"},
     {"option", "--target-bits", NULL, NULL,
      "The data runs once before anything is written, and each layer's error is measured for 4 bits "
      "with groups of a row, 128, "
@@ -291,6 +301,31 @@ const cli_topic cli_topics[] = {
      "plan also exits so when the plan does not fit.", "SQ_ENOMEM,SQ_ENOSPC,SQ_ELIMIT"},
     {"exit status", "exit-5", NULL, "anything else", "Stopped, or a defect.",
      "SQ_ECANCELLED,SQ_EINTERNAL"},
+
+    /* ---- engines ---- */
+    {"engine", "vllm", NULL, "what vLLM loads",
+     "awq-gemm: 4 bits; groups of -1, 32, 64, 128 by Marlin (outputs in multiples of 64, inputs of "
+     "128), any group that divides otherwise, then in float16. gptq, gptq-v2: symmetric by Marlin "
+     "with the same limits, else by exllama in float16. compressed-tensors: 4 and 8 bits "
+     "symmetric; with zero points 4 bits in Marlin's shapes alone; w8a8 with one scale a row; w4a8 "
+     "on Arm CPUs and Intel GPUs. q/k/v and gate/up are one matrix each and have one scheme. "
+     "Padding is not understood.",
+     "--target,sglang,awq-gemm,gptq-format,compressed-tensors"},
+    {"engine", "sglang", NULL, "what SGLang loads",
+     "As vLLM for awq-gemm. gptq: symmetric in Marlin's shapes alone (no other kernel is tried), "
+     "asymmetric as v1. compressed-tensors: symmetric in Marlin's shapes, and w8a8 with one scale "
+     "a "
+     "row.",
+     "--target,vllm"},
+    {"engine", "transformers", NULL, "what transformers loads",
+     "awq-gemm and awq-gemv, gptq (symmetric) and gptq-v2 by way of GPTQModel; compressed-tensors "
+     "symmetric, with whole groups. Lists of what stays are matched at the beginning or end of its "
+     "own names, such as model.visual.",
+     "--target,compressed-tensors"},
+    {"engine", "llama.cpp", "llamacpp", "what llama.cpp loads",
+     "A GGUF file: quantize and convert with --format gguf. verify --target llama.cpp FILE.gguf "
+     "looks for the keys and tensors without which its loader stops.",
+     "--target,gguf"},
 
     /* ---- words ---- */
     {"word", "act-order", "desc_act,g_idx", "GPTQ's order of columns",

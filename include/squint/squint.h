@@ -162,6 +162,9 @@ typedef struct sq_quantize_options {
                whole groups; 0 or 1: none */
     const char *format; /* "compressed-tensors" (default), "awq-gemm", "awq-gemv", "gptq",
                          * "gptq-v2", "gguf" (out is then a file that ends in .gguf) */
+    const char
+        *target; /* "vllm", "sglang", "transformers", "llama.cpp", "squint": the engine that
+                    has to load it; refused before any work where it has no kernel. NULL: any */
     int no_resume, no_verify, no_clip;
     int mse_range;  /* round-to-nearest without data: ranges of the least squared weight error */
     int sequential; /* statistics of a layer come from the quantized layers before it; 0: from the
@@ -187,6 +190,9 @@ typedef struct sq_verify_options {
     int64_t samples;     /* 0: 16 */
     double max_kl, min_top1; /* limits; 0: defaults */
     const char *kv_type;     /* of the folder's own runs; see sq_model_set_kv_type */
+    const char *target;      /* an engine as sq_quantize_options': whether it would load the folder
+                                (llama.cpp: the .gguf file) and read it right. Without a level this
+                                alone, for folders of any program */
 } sq_verify_options;
 /* SQ_ECHECK when a check does not hold; *report is filled then, too. */
 SQ_API sq_status sq_verify(const char *out, const sq_verify_options *options,
@@ -214,9 +220,10 @@ SQ_API sq_status sq_convert(const char *model, const char *out, const char *dtyp
                             const sq_progress *progress, sq_error *err);
 /* A quantized folder in another layout ("compressed-tensors", "awq-gemm", "awq-gemv", "gptq",
  * "gptq-v2"), codes and zero points untouched; SQ_EUNSUPPORTED names the linear that the layout
- * cannot hold, or whose scales it cannot hold exactly. */
+ * cannot hold, or whose scales it cannot hold exactly. target: an engine that has to load it, as
+ * sq_quantize_options'; may be NULL. */
 SQ_API sq_status sq_convert_layout(const char *model, const char *out, const char *format,
-                                   const sq_progress *progress, sq_error *err);
+                                   const char *target, const sq_progress *progress, sq_error *err);
 
 typedef struct sq_gguf_options {
     const char *dtype; /* of what is not quantized: F32, F16, BF16, Q8_0; NULL: as it is stored */

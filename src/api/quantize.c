@@ -57,7 +57,7 @@ fail:
 }
 
 sq_status sq_convert_layout(const char *model, const char *out, const char *format,
-                            const sq_progress *progress, sq_error *err) {
+                            const char *target, const sq_progress *progress, sq_error *err) {
     sq_layout layout;
     sq_status st;
     SQ_TRY(sq_need_arg(model, "model", err));
@@ -69,7 +69,7 @@ sq_status sq_convert_layout(const char *model, const char *out, const char *form
                        "awq-gemv, gptq or gptq-v2",
                        format);
     }
-    st = sq_convert_run(model, out, layout, progress, err);
+    st = sq_convert_run(model, out, layout, target, progress, err);
 fail:
     return st;
 }

@@ -8,6 +8,7 @@
 #include "format/qconfig.h"
 #include "quant/output.h"
 #include "quant/quant.h"
+#include "quant/target.h"
 
 typedef struct converting {
     sq_net *net;
@@ -177,14 +178,17 @@ static json_t *recorded_layers(converting *c, const char *model) {
     return layers;
 }
 
-sq_status sq_convert_run(const char *model, const char *out, sq_layout layout,
+sq_status sq_convert_run(const char *model, const char *out, sq_layout layout, const char *target,
                          const sq_progress *progress, sq_error *err) {
     converting c = {
         .plan = {.layout = layout, .damp = 0.01}, .symmetric = 1, .progress = progress, .err = err};
     json_t *layers = NULL;
+    sq_target engine;
     sq_status st;
+    SQ_TRY(sq_target_parse(target, &engine, err));
     SQ_TRY(sq_net_open(&c.net, model, err));
     SQ_TRY(make_plan(&c));
+    SQ_TRY(sq_target_plan(&c.plan, &c.net->config, engine, &c.plan.half, err));
     SQ_TRY(sq_output_open(&c.out, c.net, &c.plan, model, out, "convert", 0, err));
     SQ_TRY(put_all(&c));
     layers = recorded_layers(&c, model);

@@ -282,7 +282,7 @@ static sq_status write_config(sq_output *o, sq_error *err) {
     if (config != NULL && q != NULL && path != NULL && side != NULL) {
         json_object_set(config, "quantization_config", q);
         sq_split_config(o->plan, config);
-        if (sq_layout_is_awq(o->plan->layout)) {
+        if (sq_layout_is_awq(o->plan->layout) || o->plan->half) {
             sq_output_set_half(config);
         }
         st = sq_json_save(path, config, err);

@@ -24,6 +24,7 @@ typedef struct sq_plan {
     int64_t inter, inter_to; /* the MLP's width, and what it is widened to (0: not) */
     int gguf;                /* for GGUF's blocks of 32, by way of a folder of compressed-tensors */
     sq_layout layout;        /* how the linears are stored */
+    int half;                /* config.json says float16: --target's kernels take no other type */
     double damp;             /* GPTQ's, for its config */
     char note[512];          /* what the user should know of the profile; "" for nothing */
 } sq_plan;

@@ -14,7 +14,7 @@ sq_status sq_quantize_run(const char *model, const char *out, const sq_quantize_
 sq_status sq_calibrate_run(const char *model, const char *stats, const sq_quantize_options *options,
                            const sq_progress *progress, json_t **report, sq_error *err);
 /* A quantized folder in another package's layout. */
-sq_status sq_convert_run(const char *model, const char *out, sq_layout layout,
+sq_status sq_convert_run(const char *model, const char *out, sq_layout layout, const char *target,
                          const sq_progress *progress, sq_error *err);
 /* SQ_EARG unless `out` is a new name that ends in .gguf. */
 sq_status sq_gguf_check_output(const char *out, sq_error *err);

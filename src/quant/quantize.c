@@ -10,6 +10,7 @@
 #include "quant/job.h"
 #include "quant/quant.h"
 #include "quant/split.h"
+#include "quant/target.h"
 
 static sq_status tick(const sq_job *j, const char *stage, int64_t done, int64_t total,
                       const char *detail) {
@@ -50,6 +51,7 @@ static sq_status fingerprint(const char *model, const sq_quantize_options *o, co
     char *config = json_dumps(net->config.json, JSON_COMPACT | JSON_SORT_KEYS);
     sq_buf_printf(&b, "%s|%s|", o->embedding == NULL ? "keep" : o->embedding,
                   o->lm_head == NULL ? "keep" : o->lm_head);
+    sq_buf_printf(&b, "%s|", o->target == NULL ? "" : o->target);
     sq_buf_printf(&b, "%s|%d|%d|%g|%g|%d|%d|", o->format == NULL ? "" : o->format, o->tp,
                   o->mse_range, o->target_bits, o->damp, o->no_act_order, o->sequential);
     sq_buf_printf(&b, "%s|%s|%s|%lld|%d|%s|%lld|%lld|%d|%d|%llu|%zu|", config == NULL ? "" : config,
@@ -163,6 +165,7 @@ static json_t *options_of(const sq_quantize_options *o) {
     put_number(w, "--seq", (double)o->seq);
     put_number(w, "--damp", o->damp);
     put_word(w, "--on-indivisible", indivisible[o->indivisible]);
+    put_word(w, "--target", o->target);
     put_flag(w, "--no-act-order", o->no_act_order);
     put_flag(w, "--sequential", o->sequential);
     put_flag(w, "--mse-range", o->mse_range);
@@ -223,6 +226,7 @@ fail:
 
 static sq_status make_folder(sq_job *j, const char *model, const char *out) {
     char mark[17];
+    sq_target target;
     const sq_quantize_options *o = j->o;
     sq_status st;
     SQ_TRY(sq_net_open(&j->net, model, j->err));
@@ -251,6 +255,8 @@ static sq_status make_folder(sq_job *j, const char *model, const char *out) {
     if (j->plan.ranks > 1) {
         SQ_TRY(sq_split_plan(&j->plan, j->net, j->err));
     }
+    SQ_TRY(sq_target_parse(o->target, &target, j->err));
+    SQ_TRY(sq_target_plan(&j->plan, &j->net->config, target, &j->plan.half, j->err));
     SQ_TRY(sq_output_open(&j->out, j->net, &j->plan, model, out, mark, !o->no_resume, j->err));
     note_padding(j);
     if (j->out.resumed) {
@@ -278,7 +284,8 @@ static sq_status quantize_folder(const char *model, const char *out, const sq_qu
     json_t *verified = NULL;
     if (st == SQ_OK && !o->no_verify) {
         double t = sq_now();
-        sq_verify_options v = {.against = model, .level = "layers"};
+        const char *target = o->format != NULL && strcmp(o->format, "gguf") == 0 ? NULL : o->target;
+        sq_verify_options v = {.against = model, .level = "layers", .target = target};
         st = sq_verify_run(out, &v, progress, &verified, err);
         verify_s = sq_now() - t;
     }

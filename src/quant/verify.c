@@ -14,6 +14,7 @@
 #include "quant/output.h"
 #include "quant/quant.h"
 #include "quant/split.h"
+#include "quant/target.h"
 #include "quant/verify.h"
 
 static const char *const levels[] = {"structure", "codes", "layers", "cache", "logits"};
@@ -364,6 +365,31 @@ static int check_opens(sq_verify_state *v) {
     return st == SQ_OK;
 }
 
+/* ---- another engine ---- */
+
+typedef struct target_lines {
+    sq_verify_state *v;
+    char name[40];
+    int64_t n;
+} target_lines;
+
+static void target_line(void *user, const char *what, const char *why) {
+    target_lines *t = user;
+    t->n++;
+    sq_verify_line(t->v, t->name, 0, NAN, NAN, "'%.200s' %.280s", what, why);
+}
+
+/* A line for each finding; one that holds when there is none. */
+static sq_status check_target(sq_verify_state *v, sq_target target, sq_error *err) {
+    target_lines t = {.v = v};
+    snprintf(t.name, sizeof t.name, "target %s", sq_target_name(target));
+    sq_status st = sq_target_check(v->out, target, target_line, &t, err);
+    if (st == SQ_OK && t.n == 0) {
+        sq_verify_line(v, t.name, 1, 0, 0, "nothing that it would reject or misread");
+    }
+    return st;
+}
+
 static sq_status run_levels(sq_verify_state *v, int top, sq_error *err) {
     sq_status st = SQ_OK;
     int opens = check_opens(v);
@@ -401,10 +427,15 @@ sq_status sq_verify_run(const char *out, const sq_verify_options *o, const sq_pr
                 o->level);
         }
     }
+    sq_target target;
     sq_status st = sq_kv_parse(o->kv_type, &v.kv_type, err);
-    st = st == SQ_OK ? open_all(&v, err) : st;
-    if (st == SQ_OK) {
-        st = run_levels(&v, top, err);
+    st = st == SQ_OK ? sq_target_parse(o->target, &target, err) : st;
+    if (st == SQ_OK && (o->target == NULL || o->level != NULL)) {
+        st = open_all(&v, err);
+        st = st == SQ_OK ? run_levels(&v, top, err) : st;
+    }
+    if (st == SQ_OK && o->target != NULL) {
+        st = check_target(&v, target, err);
     }
     if (st == SQ_OK) {
         *report = json_pack("{s:b, s:O}", "ok", v.failed == 0, "checks", v.checks);

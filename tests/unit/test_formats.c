@@ -42,7 +42,7 @@ static void refuse(sq_quantize_options o, const char *words, const char *hint) {
 
 static void convert(const char *from, const char *to, sq_layout layout) {
     sq_error err = {0};
-    sq_status st = sq_convert_run(in(from), in(to), layout, NULL, &err);
+    sq_status st = sq_convert_run(in(from), in(to), layout, NULL, NULL, &err);
     if (st != SQ_OK) {
         fail_msg("%s -> %s: %s", from, to, err.text);
     }
@@ -50,7 +50,7 @@ static void convert(const char *from, const char *to, sq_layout layout) {
 
 static void refuse_convert(const char *from, sq_layout layout, const char *words) {
     sq_error err = {0};
-    assert_int_not_equal(sq_convert_run(in(from), in("refused"), layout, NULL, &err), SQ_OK);
+    assert_int_not_equal(sq_convert_run(in(from), in("refused"), layout, NULL, NULL, &err), SQ_OK);
     assert_non_null(strstr(err.text, words));
     assert_false(sq_file_exists(in("refused")));
     assert_false(sq_file_exists(in("refused.partial")));
@@ -233,7 +233,7 @@ static void codes_stay_what_they_are(void **state) {
 static void what_does_not_fit_is_not_converted(void **state) {
     (void)state;
     sq_error err = {0};
-    assert_int_equal(sq_convert_run(model, in("refused"), SQ_LAYOUT_CT, NULL, &err), SQ_EARG);
+    assert_int_equal(sq_convert_run(model, in("refused"), SQ_LAYOUT_CT, NULL, NULL, &err), SQ_EARG);
     refuse_convert("gptq", SQ_LAYOUT_GPTQ, "already");
     refuse_convert("v2-8", SQ_LAYOUT_AWQ_GEMM, "got 8 bits");
     refuse_convert("mixed", SQ_LAYOUT_AWQ_GEMM, "one group size for all");
