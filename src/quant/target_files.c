@@ -98,23 +98,27 @@ static void check_tokenizer(sq_loading *l) {
 }
 
 static void check_front(sq_loading *l) {
-    json_t *t = object_of(l, "tokenizer_config.json");
     if (!there(l, "tokenizer_config.json")) {
         sq_loading_say(l, "tokenizer_config.json", "is missing");
-    }
-    if (l->config.tower != NULL && !there(l, "chat_template.jinja") &&
-        !there(l, "chat_template.json") && json_object_get(t, "chat_template") == NULL &&
-        l->config.arch->image_token != NULL) {
-        sq_loading_say(l, "chat_template.jinja",
-                       "is missing, and tokenizer_config.json has no chat_template: chat requests "
-                       "are refused");
     }
     if (l->config.tower != NULL && !there(l, "preprocessor_config.json") &&
         !there(l, "processor_config.json")) {
         sq_loading_say(l, "preprocessor_config.json",
                        "is missing, and so is processor_config.json: pictures are refused");
     }
-    json_decref(t);
+}
+
+/* What the original has and Squint copied: without its chat template an engine refuses chats, or
+ * takes another one. */
+static void check_copied(sq_loading *l) {
+    json_t *record = object_of(l, "squint.json"), *hash;
+    const char *name;
+    json_object_foreach(json_object_get(record, "files"), name, hash) {
+        if (!there(l, name)) {
+            sq_loading_say(l, name, "is missing, which the original has");
+        }
+    }
+    json_decref(record);
 }
 
 /* The index names every tensor of the shards, and every shard is there. */
@@ -138,6 +142,7 @@ static void check_index(sq_loading *l) {
 void sq_loading_files(sq_loading *l) {
     check_tokenizer(l);
     check_front(l);
+    check_copied(l);
     check_index(l);
 }
 
