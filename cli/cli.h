@@ -71,6 +71,9 @@ void cli_progress_done(void);
 int cli_report(const cli_common *common, char *report, sq_status st, const sq_error *err,
                void (*show)(const json_t *report));
 
+/* "640x480"; 0 when it is none. */
+int cli_size(const char *text, int64_t *width, int64_t *height);
+
 /* "1.23 GB", "45.6 MB" into a small rotating buffer. */
 const char *cli_bytes(double n);
 
@@ -92,6 +95,7 @@ int verb_plan(int argc, char **argv);
 /* The report of sq_plan_memory as a drawing; 0 when it cannot be written. */
 int cli_plan_svg(const char *report, const char *path);
 int verb_convert(int argc, char **argv);
+int verb_bench(int argc, char **argv);
 int verb_devices(int argc, char **argv);
 int verb_explain(int argc, char **argv);
 

@@ -47,6 +47,9 @@ const cli_verb cli_verbs[] = {
     {"convert", "IN -o OUT",
      "a GGUF or llama2.c file as a folder; a quantized folder in another layout",
      "squint convert model.gguf -o folder", verb_convert},
+    {"bench", "MODEL [-p 512] [-n 128] [--image WxH]",
+     "vision, prefill and decode apart, beside this machine's read rate",
+     "squint bench models/squint-vl-5m -p 64 -n 32 --image 320x240", verb_bench},
     {"devices", "", "CPU flags, chosen kernels, measured bandwidth and arithmetic rate",
      "squint devices", verb_devices},
     {"explain", "[TOPIC]", "what schemes, methods, formats, options and errors mean",
@@ -55,7 +58,7 @@ const cli_verb cli_verbs[] = {
 };
 
 /* In the contract, and not built yet. */
-static const char *const later[] = {"bench", "serve"};
+static const char *const later[] = {"serve"};
 
 const cli_verb *cli_find(const char *name) {
     for (const cli_verb *v = cli_verbs; v->name != NULL; v++) {

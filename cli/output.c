@@ -121,3 +121,14 @@ const char *cli_bytes(double n) {
     snprintf(b, sizeof bufs[0], u == 0 ? "%.0f %s" : "%.2f %s", n, units[u]);
     return b;
 }
+
+int cli_size(const char *text, int64_t *width, int64_t *height) {
+    long long w = 0, h = 0;
+    char rest;
+    if (sscanf(text, "%lldx%lld%c", &w, &h, &rest) != 2 || w < 1 || h < 1) {
+        return 0;
+    }
+    *width = w;
+    *height = h;
+    return 1;
+}

@@ -137,13 +137,9 @@ int verb_plan(int argc, char **argv) {
     if (status >= 0) {
         return status;
     }
-    long long w = 0, h = 0;
-    char rest;
-    if (image != NULL && (sscanf(image, "%lldx%lld%c", &w, &h, &rest) != 2 || w < 1 || h < 1)) {
+    if (image != NULL && !cli_size(image, &o.width, &o.height)) {
         return cli_usage("plan: bad value for --image; got '%s', wanted WxH", image);
     }
-    o.width = w;
-    o.height = h;
     o.rates = !no_times;
     sq_error err = {0};
     char *report = NULL;

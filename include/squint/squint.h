@@ -254,6 +254,17 @@ typedef struct sq_plan_options {
 SQ_API sq_status sq_plan_memory(const char *model, const sq_plan_options *options, char **report,
                                 sq_error *err);
 SQ_API sq_status sq_inspect(const char *model, int tensors, char **report, sq_error *err);
+typedef struct sq_bench_options {
+    int64_t prompt, decode; /* tokens fed at once, then one by one; 0: not measured */
+    int64_t depth;          /* tokens in the cache before the prompt */
+    int64_t width, height;  /* of a picture for the vision tower; 0: none */
+    int64_t repeat;         /* rounds, each with a prompt of its own, after one that warms up */
+    const char *kv_type;    /* see sq_model_set_kv_type */
+} sq_bench_options;
+/* Speed with random tokens and a picture of noise. *report: cli.md's keys of `bench` (medians),
+ * their spread, and the share of this machine's read rate that decoding reaches. */
+SQ_API sq_status sq_bench(const char *model, const sq_bench_options *options,
+                          const sq_progress *progress, char **report, sq_error *err);
 SQ_API sq_status sq_devices(char **report, sq_error *err);
 
 #ifdef __cplusplus

@@ -181,12 +181,47 @@ static void test_unknown(void **state) {
     sq_buf_free(&b);
 }
 
+/* Every figure that was asked for is a number above 0, and only those. */
+static void test_bench(void **state) {
+    (void)state;
+    const char *root = getenv("SQ_TEST_ROOT");
+    char args[1200];
+    sq_buf b;
+    json_t *r = NULL;
+    static const char *const keys[] = {
+        "prefill_tokens_per_s",    "decode_tokens_per_s",          "vision_s",      "weight_bytes",
+        "bytes_per_decoded_token", "memory_bandwidth_bytes_per_s", "peak_rss_bytes"};
+    const char *model = root == NULL ? "." : root;
+    snprintf(args, sizeof args,
+             "bench '%s/models/squint-vl-5m' -q --json -p 9 -n 2 --image 64x48 --repeat 2", model);
+    assert_int_equal(run(args, &b), 0);
+    assert_int_equal(sq_json_parse(b.data, b.len, "bench", &r, NULL), SQ_OK);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        assert_true(json_number_value(json_object_get(r, keys[i])) > 0);
+    }
+    json_decref(r);
+    sq_buf_free(&b);
+    snprintf(args, sizeof args, "bench '%s/models/squint-vl-5m' -q --json -p 0 -n 1", model);
+    assert_int_equal(run(args, &b), 0);
+    assert_int_equal(sq_json_parse(b.data, b.len, "bench", &r, NULL), SQ_OK);
+    assert_true(json_number_value(json_object_get(r, "prefill_tokens_per_s")) == 0);
+    json_decref(r);
+    sq_buf_free(&b);
+    static const struct {
+        const char *args;
+        int status;
+    } wrong[] = {{"-p 0 -n 0", 2}, {"--image 3", 2}, {"-p 100000", 4}, {"--repeat 0", 2}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        snprintf(args, sizeof args, "bench '%s/models/squint-vl-5m' -q %s", model, wrong[i].args);
+        assert_int_equal(run(args, &b), wrong[i].status);
+        sq_buf_free(&b);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_choices),
-        cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_list),
-        cmocka_unit_test(test_unknown),
+        cmocka_unit_test(test_choices), cmocka_unit_test(test_errors), cmocka_unit_test(test_list),
+        cmocka_unit_test(test_unknown), cmocka_unit_test(test_bench),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -1,0 +1,60 @@
+/* bench: how fast it runs. */
+#include <stdio.h>
+
+#include "cli.h"
+
+static double real(const json_t *o, const char *key) {
+    return json_number_value(json_object_get(o, key));
+}
+
+static void show_rate(const json_t *spread, const char *key, const char *what, const char *unit) {
+    const json_t *s = json_object_get(spread, key);
+    if (s != NULL) {
+        printf("%-9s %10.2f %s   (%.2f to %.2f)\n", what, real(s, "median"), unit, real(s, "min"),
+               real(s, "max"));
+    }
+}
+
+static void show(const json_t *r) {
+    const json_t *s = json_object_get(r, "spread");
+    printf("%d threads, %s, KV cache in %s, median of %d\n",
+           (int)json_integer_value(json_object_get(r, "threads")),
+           json_string_value(json_object_get(r, "kernels")),
+           json_string_value(json_object_get(r, "kv_type")),
+           (int)json_integer_value(json_object_get(r, "repeat")));
+    printf("%-9s %10.2f s\n", "load", real(r, "load_s"));
+    show_rate(s, "vision_s", "vision", "s");
+    show_rate(s, "prefill_tokens_per_s", "prefill", "tokens/s");
+    show_rate(s, "decode_tokens_per_s", "decode", "tokens/s");
+    printf("weights %s; a decoded token reads %s, %.0f %% of the %s/s that this machine reads\n",
+           cli_bytes(real(r, "weight_bytes")), cli_bytes(real(r, "bytes_per_decoded_token")),
+           100 * real(r, "bandwidth_share"), cli_bytes(real(r, "memory_bandwidth_bytes_per_s")));
+    printf("peak of memory %s\n", cli_bytes(real(r, "peak_rss_bytes")));
+}
+
+int verb_bench(int argc, char **argv) {
+    cli_common common = {0};
+    sq_bench_options o = {.prompt = 512, .decode = 128, .repeat = 3};
+    const char *pos[1], *image = NULL;
+    const cli_option options[] = {
+        {"-p", CLI_INT, &o.prompt, "N  tokens of the prompt (512); 0: no prefill"},
+        {"-n", CLI_INT, &o.decode, "N  tokens decoded one by one (128); 0: none"},
+        {"--depth", CLI_INT, &o.depth, "N  tokens in the cache before the prompt (0)"},
+        {"--image", CLI_TEXT, &image, "WxH  a picture for the vision tower"},
+        {"--repeat", CLI_INT, &o.repeat, "R  rounds, after one that warms up (3)"},
+        KV_OPTION(o.kv_type),
+        {NULL, CLI_FLAG, NULL, NULL},
+    };
+    int status = cli_parse("bench", argc, argv, options, pos, 1, 1, &common);
+    if (status >= 0) {
+        return status;
+    }
+    if (image != NULL && !cli_size(image, &o.width, &o.height)) {
+        return cli_usage("bench: bad value for --image; got '%s', wanted WxH", image);
+    }
+    char *report = NULL;
+    sq_error err = {0};
+    sq_status st = sq_bench(pos[0], &o, cli_progress(&common), &report, &err);
+    cli_progress_done();
+    return cli_report(&common, report, st, &err, show);
+}

@@ -1,0 +1,252 @@
+/* How fast a model runs: vision, prefill and decode apart, beside what this machine can read. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/api.h"
+#include "base/log.h"
+#include "engine/engine.h"
+
+enum { MAX_REPEAT = 1000 };
+
+typedef struct bench {
+    sq_engine *engine;
+    sq_bench_options o;
+    uint64_t random;
+    sq_pixels px;
+    float *features;         /* [px.tokens][hidden] */
+    double *pre, *dec, *vis; /* seconds of each round */
+    int64_t linear_bytes;    /* of the decoder's layers and the head */
+    int64_t weight_bytes;    /* all linears and the embeddings */
+    size_t kv_bytes;         /* of a cache of the mean length while decoding */
+    const sq_progress *progress;
+} bench;
+
+static uint32_t next_random(bench *b) {
+    b->random = b->random * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(b->random >> 33);
+}
+
+/* Ids of the middle of the vocabulary: words, and no special tokens. */
+static sq_status random_prompt(bench *b, int64_t n, sq_prompt *p, sq_error *err) {
+    int64_t vocab = b->engine->net->config.dims[SQ_D_VOCAB];
+    int32_t *ids = sq_alloc((size_t)n, sizeof *ids, "tokens", err);
+    if (ids == NULL) {
+        return SQ_ENOMEM;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        ids[i] = (int32_t)(vocab / 4 + next_random(b) % (vocab / 2 + 1));
+    }
+    sq_status st = sq_prompt_tokens(p, &b->engine->front, ids, (size_t)n, err);
+    sq_free(ids);
+    return st;
+}
+
+/* A prompt of `depth + prompt` tokens of which the last `prompt` are timed, then `decode` tokens.
+ */
+static sq_status text_round(bench *b, int64_t prompt, int64_t decode, double *pre_s, double *dec_s,
+                            sq_error *err) {
+    sq_seq seq;
+    sq_prompt all = {0}, head = {0};
+    sq_status st;
+    SQ_TRY(sq_seq_open(&seq, b->engine->net, err));
+    SQ_TRY(random_prompt(b, b->o.depth + prompt, &all, err));
+    if (b->o.depth > 0) {
+        SQ_TRY(sq_prompt_tokens(&head, &b->engine->front, all.ids.data, (size_t)b->o.depth, err));
+        SQ_TRY(sq_seq_feed(&seq, &head, 0, 0, NULL, NULL, err));
+    }
+    double t = sq_now();
+    SQ_TRY(sq_seq_feed(&seq, &all, b->o.depth, 0, NULL, NULL, err));
+    *pre_s = sq_now() - t;
+    t = sq_now();
+    for (int64_t i = 0; i < decode; i++) {
+        int32_t id = sq_argmax(seq.logits, b->engine->net->config.dims[SQ_D_VOCAB]);
+        if (i == decode / 2) {
+            b->kv_bytes = (size_t)seq.kv.tokens * 2 * (size_t)(seq.kv.layers * seq.kv.kv_heads) *
+                          sq_kv_row_bytes(seq.kv.type, seq.kv.head_dim);
+        }
+        SQ_TRY(sq_seq_push(&seq, id < 0 ? 0 : id, err));
+    }
+    *dec_s = sq_now() - t;
+fail:
+    sq_prompt_free(&all);
+    sq_prompt_free(&head);
+    sq_seq_close(&seq);
+    return st;
+}
+
+/* A picture of noise, ready for the tower. */
+static sq_status make_picture(bench *b, sq_error *err) {
+    const sq_config *c = &b->engine->net->config;
+    if (c->tower == NULL) {
+        return sq_fail(err, SQ_EARG, "this is a text model; it takes no pictures");
+    }
+    sq_image im = {b->o.width, b->o.height, NULL};
+    size_t n = (size_t)(3 * im.width * im.height);
+    sq_status st;
+    im.rgb = sq_alloc_raw(n, 1, "a picture", err);
+    if (im.rgb == NULL) {
+        return SQ_ENOMEM;
+    }
+    for (size_t i = 0; i < n; i++) {
+        im.rgb[i] = (uint8_t)(next_random(b) >> 8);
+    }
+    sq_preproc how = sq_preproc_for(&b->engine->front.preproc, 1);
+    SQ_TRY(sq_pixels_image(&b->px, &how, &im, err));
+    b->features = sq_alloc_raw((size_t)(b->px.tokens * c->dims[SQ_D_HIDDEN]), sizeof(float),
+                               "image features", err);
+    st = b->features == NULL ? SQ_ENOMEM : SQ_OK;
+fail:
+    sq_image_free(&im);
+    return st;
+}
+
+static sq_status vision_round(bench *b, double *seconds, sq_error *err) {
+    sq_work *w = NULL;
+    sq_status st;
+    SQ_TRY(sq_work_open(&w, b->engine->net, err));
+    double t = sq_now();
+    SQ_TRY(sq_vision_forward(b->engine->net, w, &b->px, b->features, NULL, err));
+    *seconds = sq_now() - t;
+fail:
+    sq_work_close(&w);
+    return st;
+}
+
+static sq_status count_bytes(void *user, sq_linear *l, sq_error *err) {
+    bench *b = user;
+    const sq_net *n = b->engine->net;
+    int64_t bytes = (int64_t)sq_weight_bytes(&l->weight);
+    int decoder = !sq_linear_vision(l) && l != &n->embed;
+    (void)err;
+    b->weight_bytes += bytes;
+    b->linear_bytes += decoder || (l == &n->embed && n->config.tied) ? bytes : 0;
+    return SQ_OK;
+}
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* {median, min, max} of a rate (per > 0: per / seconds) or of the seconds themselves. */
+static json_t *spread(const double *seconds, int64_t n, double per, double *median) {
+    double v[MAX_REPEAT];
+    for (int64_t i = 0; i < n; i++) {
+        v[i] = per > 0 ? per / seconds[i] : seconds[i];
+    }
+    qsort(v, (size_t)n, sizeof *v, ascending);
+    *median = n % 2 == 1 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+    return json_pack("{s:f, s:f, s:f}", "median", *median, "min", v[0], "max", v[n - 1]);
+}
+
+static json_t *describe(const bench *b) {
+    const sq_bench_options *o = &b->o;
+    size_t peak = sq_peak_rss(); /* before the read rate's own buffer */
+    double prefill = 0, decode = 0, vision = 0, band = sq_measure_bandwidth();
+    double token_bytes = (double)b->linear_bytes + (double)b->kv_bytes;
+    json_t *s = json_object();
+    if (o->prompt > 0) {
+        json_object_set_new(s, "prefill_tokens_per_s",
+                            spread(b->pre, o->repeat, (double)o->prompt, &prefill));
+    }
+    if (o->decode > 0) {
+        json_object_set_new(s, "decode_tokens_per_s",
+                            spread(b->dec, o->repeat, (double)o->decode, &decode));
+    }
+    if (o->width > 0) {
+        json_object_set_new(s, "vision_s", spread(b->vis, o->repeat, 0, &vision));
+    }
+    json_t *r = json_pack(
+        "{s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:i, s:s, s:s, s:o}",
+        "prefill_tokens_per_s", prefill, "decode_tokens_per_s", decode, "vision_s", vision,
+        "load_s", b->engine->load_s, "weight_bytes", (json_int_t)b->weight_bytes,
+        "bytes_per_decoded_token", (json_int_t)token_bytes, "memory_bandwidth_bytes_per_s", band,
+        "bandwidth_share", band > 0 ? decode * token_bytes / band : 0.0, "peak_rss_bytes",
+        (json_int_t)peak, "prompt", (json_int_t)o->prompt, "decode", (json_int_t)o->decode, "depth",
+        (json_int_t)o->depth, "repeat", (json_int_t)o->repeat, "threads", sq_threads(), "kernels",
+        sq_kernels_get()->name, "kv_type", sq_kv_name(b->engine->net->config.kv_type), "spread", s);
+    if (r != NULL && o->width > 0) {
+        json_object_set_new(r, "image",
+                            json_pack("{s:I, s:I, s:I, s:I, s:I}", "width", (json_int_t)o->width,
+                                      "height", (json_int_t)o->height, "resized_width",
+                                      (json_int_t)b->px.resized_width, "resized_height",
+                                      (json_int_t)b->px.resized_height, "tokens",
+                                      (json_int_t)b->px.tokens));
+    }
+    return r;
+}
+
+static sq_status measure(bench *b, sq_error *err) {
+    const sq_bench_options *o = &b->o;
+    double warm[2];
+    sq_status st = SQ_OK;
+    for (int64_t i = -1; i < o->repeat; i++) { /* the first round warms up */
+        if (!sq_progress_tick(b->progress, "measure", i + 1, o->repeat + 1, NULL)) {
+            return sq_fail(err, SQ_EARG, "stopped");
+        }
+        if (o->width > 0) {
+            SQ_TRY(vision_round(b, i < 0 ? warm : &b->vis[i], err));
+        }
+        if (o->prompt > 0 || o->decode > 0) {
+            int64_t prompt = o->prompt > 0 ? o->prompt : 1;
+            SQ_TRY(text_round(b, prompt, i < 0 && o->decode > 4 ? 4 : o->decode,
+                              i < 0 ? warm : &b->pre[i], i < 0 ? warm + 1 : &b->dec[i], err));
+        }
+    }
+fail:
+    return st;
+}
+
+static sq_status check_options(const bench *b, sq_error *err) {
+    const sq_bench_options *o = &b->o;
+    int64_t most = b->engine->net->config.max_positions;
+    if (o->repeat < 1 || o->repeat > MAX_REPEAT) {
+        return sq_fail(err, SQ_EARG, "repeat is out of range; got %lld, wanted 1 to %d",
+                       (long long)o->repeat, MAX_REPEAT);
+    }
+    if (o->prompt < 0 || o->decode < 0 || o->depth < 0 || o->width < 0 || o->height < 0 ||
+        o->prompt + o->decode + o->width <= 0) {
+        return sq_fail(err, SQ_EARG,
+                       "nothing to measure; wanted a prompt, tokens to decode or a "
+                       "picture");
+    }
+    if (o->depth + o->prompt + o->decode > most) {
+        return sq_fail(err, SQ_ELIMIT,
+                       "more tokens than the model's position limit; got %lld, wanted at most %lld",
+                       (long long)(o->depth + o->prompt + o->decode), (long long)most);
+    }
+    return SQ_OK;
+}
+
+sq_status sq_bench(const char *model, const sq_bench_options *options, const sq_progress *progress,
+                   char **report, sq_error *err) {
+    bench b = {.random = 1, .progress = progress};
+    sq_status st;
+    SQ_TRY(sq_need_arg(model, "model", err));
+    SQ_TRY(sq_need_arg(options, "options", err));
+    b.o = *options;
+    SQ_TRY(sq_engine_open(&b.engine, model, NULL, err));
+    if (b.o.kv_type != NULL) {
+        SQ_TRY(sq_kv_parse(b.o.kv_type, &b.engine->net->config.kv_type, err));
+    }
+    SQ_TRY(check_options(&b, err));
+    b.pre = sq_alloc((size_t)(3 * b.o.repeat), sizeof *b.pre, "measurements", err);
+    if (b.pre == NULL) {
+        st = SQ_ENOMEM;
+        goto fail;
+    }
+    b.dec = b.pre + b.o.repeat;
+    b.vis = b.dec + b.o.repeat;
+    SQ_TRY(sq_net_every_linear(b.engine->net, count_bytes, &b, err));
+    if (b.o.width > 0) {
+        SQ_TRY(make_picture(&b, err));
+    }
+    SQ_TRY(measure(&b, err));
+    st = sq_report_text(describe(&b), report, SQ_OK, err);
+fail:
+    sq_pixels_free(&b.px);
+    sq_free(b.features);
+    sq_free(b.pre);
+    sq_engine_close(&b.engine);
+    return st;
+}
