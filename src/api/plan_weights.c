@@ -1,17 +1,16 @@
 /* Weights by part: in files, and in memory as the kernels hold them. */
+#include <stdio.h>
 #include <string.h>
 
 #include "api/plan.h"
 #include "format/safetensors.h"
 
-enum {
-    CHUNK = 128,    /* columns of the kernels' packed rows: 16 bytes a bit of the code */
-    SCALE_BYTES = 8 /* of a group: scale and offset in f32 */
-};
-
-static uint64_t packed_bytes(int64_t n, int64_t columns, int bits, int64_t groups) {
-    return (uint64_t)(n *
-                      (sq_ceil_div(columns, CHUNK) * (CHUNK / 8) * bits + groups * SCALE_BYTES));
+/* As the kernels hold it (kernels/internal.h): panels of 16 rows, each group's columns in pieces of
+ * whole words, a scale of each group in f32 and, with zero points, an offset. */
+static uint64_t packed_bytes(int64_t n, int64_t columns, int bits, int64_t group, int offsets) {
+    int64_t groups = columns / group, split = sq_ceil_div(group, 128);
+    int64_t stored = groups * split * sq_round_up(sq_ceil_div(group, split), 8);
+    return (uint64_t)(sq_round_up(n, 16) * (stored * bits / 8 + groups * (offsets ? 8 : 4)));
 }
 
 /* ---- from the configuration ---- */
@@ -36,7 +35,7 @@ static sq_status count_tensor(void *user, const char *name, sq_part part, int ra
     }
     int64_t group = q->group < 0 ? k : q->group, kp = sq_round_up(k, group), groups = kp / group;
     int64_t stored = q->act_bits != 0 ? kp : sq_round_up(kp * q->bits, 32) / 8;
-    p->part[part] += packed_bytes(n, kp, q->bits, groups);
+    p->part[part] += packed_bytes(n, kp, q->bits, group, !q->symmetric);
     p->disk +=
         (uint64_t)(n * (stored + groups * 2) + (q->symmetric ? 0 : n * groups * q->bits / 8));
     return SQ_OK;
@@ -59,16 +58,31 @@ static int ends_with(const char *s, const char *end) {
     return n >= m && strcmp(s + n - m, end) == 0;
 }
 
-/* Codes keep their bytes (rows filled up to a chunk), each scale brings an offset, zero points and
- * orders of columns go into these; ggml's blocks become 4- or 8-bit rows. */
-static uint64_t in_memory(const sq_tensor *t) {
+/* Whether a tensor of zero points says anything else than the middle, as each layout stores it. */
+static int has_offsets(const sq_tensor *zero) {
+    const unsigned char *z = zero == NULL ? NULL : zero->data;
+    for (size_t i = 1; z != NULL && i < zero->bytes; i++) {
+        if (z[i] != z[0]) {
+            return 1;
+        }
+    }
+    return z != NULL && zero->bytes > 0 && z[0] != 0x88 && z[0] != 0x77 && z[0] != 0x80 &&
+           z[0] != 0x7f;
+}
+
+/* Scales become f32 and bring offsets where there are zero points, which go into these; orders of
+ * columns are held both ways, ggml's blocks become 4- or 8-bit rows. */
+static uint64_t in_memory(const sq_checkpoint *c, const sq_tensor *t) {
     static const char *const gone[] = {".weight_zero_point", ".weight_shape", ".qzeros", ".g_idx",
                                        ".weight_g_idx"};
+    static const char *const scale[][2] = {{".weight_scale", ".weight_zero_point"},
+                                           {".scales", ".qzeros"}};
     static const struct {
         sq_dtype type;
-        int bits, group;
-    } blocks[] = {{SQ_Q4_0, 4, 32}, {SQ_Q4_1, 4, 32}, {SQ_Q5_0, 8, 32}, {SQ_Q5_1, 8, 32},
-                  {SQ_Q8_0, 8, 32}, {SQ_Q4_K, 4, 32}, {SQ_Q5_K, 8, 32}, {SQ_Q6_K, 8, 16}};
+        int bits, group, offsets;
+    } blocks[] = {{SQ_Q4_0, 4, 32, 0}, {SQ_Q4_1, 4, 32, 1}, {SQ_Q5_0, 8, 32, 1},
+                  {SQ_Q5_1, 8, 32, 1}, {SQ_Q8_0, 8, 32, 0}, {SQ_Q4_K, 4, 32, 1},
+                  {SQ_Q5_K, 8, 32, 1}, {SQ_Q6_K, 8, 16, 1}};
     for (size_t i = 0; i < sizeof gone / sizeof *gone; i++) {
         if (ends_with(t->name, gone[i])) {
             return 0;
@@ -76,15 +90,21 @@ static uint64_t in_memory(const sq_tensor *t) {
     }
     for (size_t i = 0; t->rank == 2 && i < sizeof blocks / sizeof *blocks; i++) {
         if (t->dtype == blocks[i].type) {
-            return packed_bytes(t->shape[0], t->shape[1], blocks[i].bits,
-                                t->shape[1] / blocks[i].group);
+            return packed_bytes(t->shape[0], t->shape[1], blocks[i].bits, blocks[i].group,
+                                blocks[i].offsets);
         }
     }
-    if (ends_with(t->name, ".weight_scale") || ends_with(t->name, ".scales")) {
-        return t->bytes / sq_dtype_size(t->dtype) * SCALE_BYTES;
+    for (size_t i = 0; i < 2; i++) {
+        if (ends_with(t->name, scale[i][0])) {
+            char zero[512];
+            size_t stem = strlen(t->name) - strlen(scale[i][0]);
+            snprintf(zero, sizeof zero, "%.*s%s", (int)stem, t->name, scale[i][1]);
+            return t->bytes / sq_dtype_size(t->dtype) *
+                   (has_offsets(sq_checkpoint_find(c, zero)) ? 8 : 4);
+        }
     }
     if (ends_with(t->name, ".weight_packed") && t->rank == 2) {
-        return (uint64_t)(t->shape[0] * sq_round_up(t->shape[1] * 4, CHUNK / 2));
+        return (uint64_t)(sq_round_up(t->shape[0], 16) * t->shape[1] * 4);
     }
     return t->bytes;
 }
@@ -107,7 +127,7 @@ static sq_status count_file(sq_planning *p, const char *model, sq_error *err) {
     for (size_t i = 0; st == SQ_OK && i < sq_checkpoint_count(c); i++) {
         const sq_tensor *t = sq_checkpoint_at(c, i);
         p->disk += t->bytes;
-        p->part[part_of(&p->config, t->name)] += in_memory(t);
+        p->part[part_of(&p->config, t->name)] += in_memory(c, t);
     }
     sq_checkpoint_close(&c);
     return st;

@@ -3,8 +3,9 @@
 #ifndef SQ_KERNELS_INTERNAL_H
 #define SQ_KERNELS_INTERNAL_H
 
-#include "base/mem.h"
 #include <math.h>
+
+#include "base/mem.h"
 
 #include "kernels/kernels.h"
 
@@ -29,68 +30,45 @@ void sq_kernels_init_avx512_bf16(sq_kernels *k);
 /* The products with rounded inputs of the AVX2 row. */
 void sq_rounded_init_avx2(sq_kernels *k);
 
-/* Layout of packed codes: a row is ceil(k_padded / 128) chunks. 4-bit: 64 bytes a chunk, read as 16
- * 32-bit lanes; nibble j of lane i is column 16 j + i of the chunk. 8-bit: 128 bytes a chunk,
- * column after column. Codes beyond k_padded are 0, and x is 0 there. */
-enum { SQ_CHUNK_COLUMNS = 128 };
+/* Layout of packed codes. A group's columns are cut into pieces of at most 128, each filled up with
+ * zeros to `stride` columns; x is held in the same order. Sixteen rows of the matrix are a panel
+ * (the last one is filled up with zeros), [pieces][words of a piece][16 rows] of 32 bits, so that a
+ * register is one word of every row. 4 bits: a word is eight columns, byte b of it columns b (low
+ * half) and 4 + b (high half). 8 bits: four columns, byte after byte. Scales and offsets are
+ * [panels][groups][16]; w = (code - middle) * scale + offset. */
+enum { SQ_PANEL = 16, SQ_PIECE = 128 };
 
-static inline int64_t sq_weight_chunks(const sq_weight *w) {
-    return (w->k_padded + SQ_CHUNK_COLUMNS - 1) / SQ_CHUNK_COLUMNS;
-}
 static inline int64_t sq_weight_groups(const sq_weight *w) { return w->k_padded / w->group; }
-static inline int64_t sq_weight_row_bytes(const sq_weight *w) {
-    return sq_weight_chunks(w) * (w->kind == SQ_W_Q4 ? 64 : 128);
-}
-static inline const uint8_t *sq_weight_row(const sq_weight *w, int64_t row) {
-    return (const uint8_t *)w->data + row * sq_weight_row_bytes(w);
-}
-
-/* Products with rounded inputs sum exact integers over a piece of the columns: a group, or 32
- * columns where 32 but not 128 divides the group. In a row of codes each piece is filled up to
- * `stride`. */
-static inline int64_t sq_weight_piece(const sq_weight *w) {
-    int split = w->group % 32 == 0 && w->group % SQ_CHUNK_COLUMNS != 0 && w->group < w->k_padded;
-    return split ? 32 : w->group;
+static inline int64_t sq_weight_panels(const sq_weight *w) { return sq_ceil_div(w->n, SQ_PANEL); }
+/* Pieces of a group, and of a row. */
+static inline int64_t sq_weight_split(const sq_weight *w) {
+    return sq_ceil_div(w->group, SQ_PIECE);
 }
 static inline int64_t sq_weight_pieces(const sq_weight *w) {
-    return w->k_padded / sq_weight_piece(w);
+    return sq_weight_groups(w) * sq_weight_split(w);
 }
 static inline int64_t sq_weight_stride(const sq_weight *w) {
-    return sq_round_up(sq_weight_piece(w), 32);
+    return sq_round_up(sq_ceil_div(w->group, sq_weight_split(w)), 8);
 }
-/* Four bits: codes -8..7; eight: -128..127. */
+static inline int64_t sq_weight_columns(const sq_weight *w) { /* stored */
+    return sq_weight_pieces(w) * sq_weight_stride(w);
+}
+/* First column of piece p, of k_padded, and how many it has. */
+static inline int64_t sq_piece_start(const sq_weight *w, int64_t p) {
+    return p / sq_weight_split(w) * w->group + p % sq_weight_split(w) * sq_weight_stride(w);
+}
+static inline int64_t sq_piece_columns(const sq_weight *w, int64_t p) {
+    int64_t left = w->group - p % sq_weight_split(w) * sq_weight_stride(w);
+    return left < 0 ? 0 : left < sq_weight_stride(w) ? left : sq_weight_stride(w);
+}
+static inline int64_t sq_panel_bytes(const sq_weight *w) {
+    return sq_weight_columns(w) * SQ_PANEL / (w->kind == SQ_W_Q4 ? 2 : 1);
+}
+static inline const uint8_t *sq_weight_panel(const sq_weight *w, int64_t panel) {
+    return (const uint8_t *)w->data + panel * sq_panel_bytes(w);
+}
+/* Codes -8..7 and -128..127 about it. */
 static inline int sq_weight_middle(const sq_weight *w) { return w->kind == SQ_W_Q4 ? 8 : 128; }
-
-/* Rows of 8-bit codes, from a row's sum of code * x over n columns. */
-typedef int32_t (*sq_dot_i8)(const uint8_t *codes, const int8_t *x, int64_t n);
-static inline void sq_gemv_i8(sq_dot_i8 dot, const sq_weight *w, int64_t row0, int64_t rows,
-                              const sq_rounded *x, float *y) {
-    int64_t piece = sq_weight_piece(w), stride = sq_weight_stride(w), pieces = sq_weight_pieces(w),
-            per = w->group / piece;
-    for (int64_t r = 0; r < rows; r++) {
-        const uint8_t *codes = sq_weight_row(w, row0 + r);
-        const float *scales = w->scales + (row0 + r) * sq_weight_groups(w);
-        float acc[4] = {0};
-        for (int64_t p = 0; p < pieces; p++) {
-            int32_t d = dot(codes + p * piece, x->codes + p * stride, piece);
-            d -= 128 * x->sums[p];
-            acc[p % 4] = fmaf(scales[p / per], (float)d, acc[p % 4]);
-        }
-        y[r] = (acc[0] + acc[1]) + (acc[2] + acc[3]);
-    }
-}
-
-/* A panel: up to two bytes a code of 16 rows, then scales [pieces][16]. */
-enum { SQ_PANEL = 16 };
-static inline size_t sq_panel_codes(const sq_weight *w) {
-    return 2 * SQ_PANEL * (size_t)(sq_weight_pieces(w) * sq_weight_stride(w));
-}
-static inline size_t sq_panel_bytes(const sq_weight *w) {
-    return sq_panel_codes(w) + SQ_PANEL * sizeof(float) * (size_t)sq_weight_pieces(w);
-}
-void sq_panel_scales(const sq_weight *w, int64_t row0, int64_t n, uint8_t *panel);
-/* Codes as [columns / 4][16 rows][4] bytes or, wide, [columns / 2][16 rows][2] of 16 bits. */
-void sq_panel_quads(const sq_weight *w, int64_t row0, int64_t n, int wide, uint8_t *panel);
 
 /* How a block type of ggml becomes codes, scales and offsets (w = code * scale + offset). `read`
  * fills block codes and block / group scales and offsets from one block's bytes. */

@@ -28,10 +28,10 @@ typedef struct sq_weight {
         *data;   /* dense: [n][k] of the kind's type, possibly unaligned; quantized: packed codes */
     void *owned; /* sq_free'd by sq_weight_free */
     float *scales;  /* kernel order */
-    float *offsets; /* kernel order: -zero*scale */
+    float *offsets; /* kernel order: (2^(bits-1) - zero) * scale; NULL when all are 0 */
     float *sums;    /* [n] each row's sum, once sq_weight_sum_rows has made it */
-    int centred;    /* every offset is -2^(bits-1) scale: symmetric codes */
     int32_t *place; /* [k]: where column c is stored (GPTQ's act-order); NULL: at c */
+    int32_t *order; /* [k]: which column is stored at c; of the same block of memory */
 } sq_weight;
 
 /* Borrows a dense matrix of F32, F16 or BF16. */
@@ -59,23 +59,39 @@ size_t sq_weight_bytes(const sq_weight *w);
 void sq_weight_rows_f32(const sq_weight *w, int64_t row0, int64_t rows, float *out);
 
 /* y[rows][n] (stride ldy) = x[rows][k] (stride ldx) W^T + bias[n] (nullable); f32 accumulation. Few
- * rows go through the table's dot kernels, many through panels widened to f32 and oneDNN's sgemm.
- * Reads exactly k columns of x. Allocates nothing but scratch that each thread keeps: x padded to
- * whole chunks (at most 8 rows) and one panel of at most max(128 Ki, 16 k) floats, grown by the
- * first calls; without memory for it the product is computed element by element. Results do not
- * depend on the number of threads; a row's result differs by float rounding between few rows (at
- * most 8) and many. Any thread may call. */
+ * rows of a dense matrix go through the table's dot kernels, all else through panels widened to f32
+ * and oneDNN's sgemm. Reads exactly k columns of x. Allocates nothing but scratch that each thread
+ * keeps: one panel of at most max(128 Ki, 16 k) floats, grown by the first calls; without memory
+ * for it the product is computed element by element. Results do not depend on the number of
+ * threads; a row's result differs by float rounding between few rows (at most 8) and many. Any
+ * thread may call.
+ */
 void sq_matmul(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, const float *bias,
                float *y, int64_t ldy);
 
-/* The same with x rounded row by row to 8-bit integers, each row with its own scale (and zero
- * point, unless symmetric), as sq_fake_quantize_rows says: dynamic activation quantization per
- * token. Sums of integers within a group, then f32 in one fixed order: a row's result is the same
- * to the bit on every ISA, with any number of threads or rows, and that of the rounded numbers to
- * f32 rounding. A row with a number that is none gives NaN. Dense weights, and those without the
- * sums that an asymmetric scheme needs, take sq_matmul over rounded copies. */
-void sq_matmul_rounded(const sq_weight *w, int symmetric, const float *x, int64_t ldx, int64_t rows,
-                       const float *bias, float *y, int64_t ldy);
+/* How inputs are rounded to integers for a product of integers. SQ_ROUND_8*: row by row to 8 bits,
+ * as sq_fake_quantize_rows says (dynamic activation quantization per token). SQ_ROUND_16: to 16
+ * bits, each row's each piece of at most 128 columns (a group's, where groups are smaller) with its
+ * own scale, largest |x| / 32512: what is lost is 2^-16 of the piece's largest number, so that
+ * W4A16 and W8A16 keep f32's accuracy but for its last digits. */
+typedef enum sq_rounding { SQ_ROUND_8, SQ_ROUND_8_SYMMETRIC, SQ_ROUND_16 } sq_rounding;
+
+typedef struct sq_product {
+    const sq_weight *w;
+    const float *bias; /* [n], nullable */
+    float *y;
+    int64_t ldy;
+} sq_product;
+
+/* The products y = x W^T + bias of `count` matrices (at most SQ_PRODUCTS, all of k columns) that
+ * share an input, in one pass, with x rounded: exact sums of integers within a piece of the
+ * columns, then f32 in one fixed order, so that a row's result is the same to the bit on every ISA,
+ * with any number of threads or rows, and that of the rounded numbers to f32 rounding. A piece with
+ * a number that is none gives NaN. Dense weights take sq_matmul, over copies rounded to 8 bits
+ * where that is the rounding; so do those without the sums that SQ_ROUND_8 needs. */
+enum { SQ_PRODUCTS = 3 };
+void sq_matmul_rounded(const sq_product *products, int count, sq_rounding rounding, const float *x,
+                       int64_t ldx, int64_t rows);
 
 /* Rows of x[rows][k] rounded in place to 8-bit integers and back, each with its own scale (and zero
  * point, unless symmetric): dynamic activation quantization per token, as compressed-tensors and
@@ -90,15 +106,13 @@ void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const f
  * bf16 pairs, of X rounded to bf16, summed in f32; else in f32. */
 void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, float *c);
 
-/* A row of inputs as integers: x = (code - zero) * scale. The columns are cut into pieces (see
- * internal.h), each filled up with zeros to a multiple of 32. */
+/* Rows of inputs as integers, side by side: x = scale * (low + 256 high) of its piece, the columns
+ * in the order of the packed weights (internal.h). */
 typedef struct sq_rounded {
-    const int8_t *codes; /* [pieces][stride] */
-    const int8_t *mixed; /* 4-bit weights: whole chunks, in the order of the dot kernels */
-    const int16_t *wide; /* 8-bit weights: the codes once more */
-    const int32_t *sums; /* [pieces, rounded up to 4] of the codes */
-    float scale;         /* NaN when a number of the row was none */
-    int32_t zero;
+    int rows, planes; /* 1, 2, 4 or 8 rows; planes 1: low alone, 2: low and high; at most 8 lanes */
+    const int8_t *codes;               /* [columns / 4][planes][rows][4] */
+    const int32_t *sums;               /* [pieces][rows] of low + 256 high */
+    const float *scales, *scaled_sums; /* [pieces][rows]: scale, scale * sum */
 } sq_rounded;
 
 /* The table. Every function works on one row or one tile; callers split the work over threads. */
@@ -111,25 +125,17 @@ typedef struct sq_kernels {
     void (*widen_f16)(float *dst, const uint16_t *src, int64_t n);
     void (*widen_bf16)(float *dst, const uint16_t *src, int64_t n);
     void (*widen_i8)(float *dst, const int8_t *src, float scale, int64_t n); /* dst = scale * src */
-    /* y[0..rows) = packed 4-bit/8-bit rows [row0, row0+rows) times x[k_padded]; xsum is the sum of
-     * x per group. Layout as sq_weight_quantized packs it. */
-    void (*gemv_q4)(const sq_weight *w, int64_t row0, int64_t rows, const float *x,
-                    const float *xsum, float *y);
-    void (*gemv_q8)(const sq_weight *w, int64_t row0, int64_t rows, const float *x,
-                    const float *xsum, float *y);
     /* Rounded inputs. lo <= 0 and hi >= 0 of x, both NaN when a number is none. */
     void (*range)(const float *x, int64_t n, float *lo, float *hi);
     /* q = x / scale + zero, to the nearest even whole number of -128..127 */
     void (*round_i8)(int8_t *q, const float *x, float scale, float zero, int64_t n);
-    /* y[0..rows) = sum over pieces p of scale_p * d_p, d_p the exact sum of (code - 2^(bits-1)) *
-     * x code: as four fma chains, piece p in chain p % 4, added as (0 + 1) + (2 + 3). */
-    void (*gemv_i4)(const sq_weight *w, int64_t row0, int64_t rows, const sq_rounded *x, float *y);
-    void (*gemv_i8)(const sq_weight *w, int64_t row0, int64_t rows, const sq_rounded *x, float *y);
-    /* The same sums for many rows: int_panel unpacks n <= 16 rows of w into sq_panel_bytes bytes,
-     * in the order of the same table's int_tile, which writes y[rows][n] (stride ldy). */
-    void (*int_panel)(const sq_weight *w, int64_t row0, int64_t n, uint8_t *panel);
-    void (*int_tile)(const sq_weight *w, int64_t n, const uint8_t *panel, const sq_rounded *x,
-                     int64_t rows, float *y, int64_t ldy);
+    /* high * 256 + low = x * inverse to the nearest even whole number; at most 32512 in size. */
+    void (*round_i16)(int8_t *low, int8_t *high, const float *x, float inverse, int64_t n);
+    /* y[row * ldy + c] of the panels' columns c (of all n): over pieces p in order
+     * acc = fma(w scale, x scale * (float)d_p, acc), d_p the exact sum of (code - middle) * x;
+     * then, with offsets, acc = fma(offset, x scaled sum, acc). */
+    void (*int_tile)(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
+                     float *y, int64_t ldy);
     /* Products of bf16 pairs summed in f32; both NULL where the CPU has none. pair_bf16: out[16] =
      * n <= 16 columns of two rows as pairs (even in the low half; odd NULL: 0), 0 beyond n.
      * tile_bf16: c[rows][columns] (stride ldc) += over pairs p of a[row * a_row + p * a_pair] times
@@ -138,8 +144,6 @@ typedef struct sq_kernels {
     void (*tile_bf16)(int64_t rows, int64_t columns, int64_t pairs, const uint32_t *a,
                       int64_t a_row, int64_t a_pair, const uint32_t *b, int64_t b_panel, float *c,
                       int64_t ldc);
-    void (*dequant_q4)(const sq_weight *w, int64_t row, float *out);
-    void (*dequant_q8)(const sq_weight *w, int64_t row, float *out);
     void (*axpy)(float *y, float a, const float *x, int64_t n); /* y += a x */
     /* y = x / sqrt(mean(x^2) + eps) * w, one row (HF LlamaRMSNorm in f32) */
     void (*rmsnorm)(float *y, const float *x, const float *w, float eps, int64_t n);

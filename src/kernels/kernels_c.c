@@ -54,46 +54,6 @@ static void widen_i8(float *dst, const int8_t *src, float scale, int64_t n) {
     }
 }
 
-static int code_q4(const uint8_t *row, int64_t col) {
-    int64_t in = col % SQ_CHUNK_COLUMNS, lane = in % 16, nibble = in / 16;
-    const uint8_t byte = row[col / SQ_CHUNK_COLUMNS * 64 + lane * 4 + nibble / 2];
-    return nibble & 1 ? byte >> 4 : byte & 15;
-}
-
-static void gemv_q4(const sq_weight *w, int64_t row0, int64_t rows, const float *x,
-                    const float *xsum, float *y) {
-    int64_t groups = sq_weight_groups(w);
-    for (int64_t r = row0; r < row0 + rows; r++) {
-        const uint8_t *codes = sq_weight_row(w, r);
-        float total = 0;
-        for (int64_t g = 0; g < groups; g++) {
-            float s = 0;
-            for (int64_t c = g * w->group; c < (g + 1) * w->group; c++) {
-                s += (float)code_q4(codes, c) * x[c];
-            }
-            total += w->scales[r * groups + g] * s + w->offsets[r * groups + g] * xsum[g];
-        }
-        y[r - row0] = total;
-    }
-}
-
-static void gemv_q8(const sq_weight *w, int64_t row0, int64_t rows, const float *x,
-                    const float *xsum, float *y) {
-    int64_t groups = sq_weight_groups(w);
-    for (int64_t r = row0; r < row0 + rows; r++) {
-        const uint8_t *codes = sq_weight_row(w, r);
-        float total = 0;
-        for (int64_t g = 0; g < groups; g++) {
-            float s = 0;
-            for (int64_t c = g * w->group; c < (g + 1) * w->group; c++) {
-                s += (float)codes[c] * x[c];
-            }
-            total += w->scales[r * groups + g] * s + w->offsets[r * groups + g] * xsum[g];
-        }
-        y[r - row0] = total;
-    }
-}
-
 static void range(const float *x, int64_t n, float *lo, float *hi) {
     float a = 0, b = 0;
     int none = 0;
@@ -112,87 +72,50 @@ static void round_i8(int8_t *q, const float *x, float scale, float zero, int64_t
     }
 }
 
-/* The sum of pieces of one row of w; code(w's row, column) as the file has it, 0 upwards. */
-static float sum_pieces(const sq_weight *w, int64_t row, const sq_rounded *x,
-                        int (*code)(const uint8_t *, int64_t)) {
-    int64_t piece = sq_weight_piece(w), stride = sq_weight_stride(w), pieces = sq_weight_pieces(w),
-            per = w->group / piece;
-    const uint8_t *codes = sq_weight_row(w, row);
-    const float *scales = w->scales + row * sq_weight_groups(w);
-    int middle = sq_weight_middle(w);
-    float acc[4] = {0};
-    for (int64_t p = 0; p < pieces; p++) {
-        int32_t d = 0;
-        for (int64_t c = 0; c < piece; c++) {
-            d += (code(codes, p * piece + c) - middle) * x->codes[p * stride + c];
+static void round_i16(int8_t *low, int8_t *high, const float *x, float inverse, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        int q = (int)rintf(x[i] * inverse), h = (q + 128) >> 8;
+        high[i] = (int8_t)h;
+        low[i] = (int8_t)(q - 256 * h);
+    }
+}
+
+/* The exact sum of (code - middle) * x over a piece; word: the row's first of the piece. */
+static int32_t piece_sum(const sq_weight *w, const uint8_t *word, const sq_rounded *x, int64_t at,
+                         int row) {
+    int four = w->kind == SQ_W_Q4, middle = sq_weight_middle(w);
+    int64_t stride = sq_weight_stride(w);
+    int32_t d = 0;
+    for (int64_t c = 0; c < stride; c++) {
+        const uint8_t *b = word + c / (four ? 8 : 4) * 4 * SQ_PANEL + c % 4;
+        int code = four ? *b >> (c % 8 / 4 * 4) & 15 : *b, v = 0;
+        for (int p = x->planes - 1; p >= 0; p--) {
+            v = 256 * v + x->codes[(((at + c) / 4 * x->planes + p) * x->rows + row) * 4 + c % 4];
         }
-        acc[p % 4] = fmaf(scales[p / per], (float)d, acc[p % 4]);
+        d += (code - middle) * v;
     }
-    return (acc[0] + acc[1]) + (acc[2] + acc[3]);
+    return d;
 }
 
-static int code_q8(const uint8_t *row, int64_t col) { return row[col]; }
-
-static void gemv_i4(const sq_weight *w, int64_t row0, int64_t rows, const sq_rounded *x, float *y) {
-    for (int64_t r = 0; r < rows; r++) {
-        y[r] = sum_pieces(w, row0 + r, x, code_q4);
-    }
-}
-
-static void gemv_i8(const sq_weight *w, int64_t row0, int64_t rows, const sq_rounded *x, float *y) {
-    for (int64_t r = 0; r < rows; r++) {
-        y[r] = sum_pieces(w, row0 + r, x, code_q8);
-    }
-}
-
-/* [n][pieces][stride] of centred codes. */
-static void int_panel(const sq_weight *w, int64_t row0, int64_t n, uint8_t *panel) {
-    int64_t piece = sq_weight_piece(w), stride = sq_weight_stride(w), pieces = sq_weight_pieces(w);
-    int8_t *out = (int8_t *)panel;
-    memset(panel, 0, sq_panel_codes(w));
-    for (int64_t r = 0; r < n; r++) {
-        const uint8_t *codes = sq_weight_row(w, row0 + r);
-        for (int64_t c = 0; c < pieces * piece; c++) {
-            int q = w->kind == SQ_W_Q4 ? code_q4(codes, c) : codes[c];
-            out[(r * pieces + c / piece) * stride + c % piece] = (int8_t)(q - sq_weight_middle(w));
-        }
-    }
-    sq_panel_scales(w, row0, n, panel);
-}
-
-static void int_tile(const sq_weight *w, int64_t n, const uint8_t *panel, const sq_rounded *x,
-                     int64_t rows, float *y, int64_t ldy) {
-    int64_t stride = sq_weight_stride(w), pieces = sq_weight_pieces(w);
-    const float *scales = (const float *)(const void *)(panel + sq_panel_codes(w));
-    for (int64_t i = 0; i < rows * n; i++) {
-        const int8_t *a = x[i / n].codes, *b = (const int8_t *)panel + i % n * pieces * stride;
-        float acc[4] = {0};
-        for (int64_t p = 0; p < pieces; p++, a += stride, b += stride) {
-            int32_t d = 0;
-            for (int64_t c = 0; c < stride; c++) {
-                d += a[c] * b[c];
+static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
+                     float *y, int64_t ldy) {
+    int64_t pieces = sq_weight_pieces(w), stride = sq_weight_stride(w), split = sq_weight_split(w);
+    int64_t end = (panel0 + panels) * SQ_PANEL < w->n ? (panel0 + panels) * SQ_PANEL : w->n;
+    for (int64_t c = panel0 * SQ_PANEL; c < end; c++) {
+        for (int r = 0; r < x->rows; r++) {
+            const uint8_t *word = sq_weight_panel(w, c / SQ_PANEL) + c % SQ_PANEL * 4;
+            int64_t at = c / SQ_PANEL * sq_weight_groups(w) * SQ_PANEL + c % SQ_PANEL;
+            float acc = 0;
+            for (int64_t p = 0; p < pieces; p++, word += sq_panel_bytes(w) / pieces) {
+                int64_t g = at + p / split * SQ_PANEL, i = p * x->rows + r;
+                float d = x->scales[i] * (float)piece_sum(w, word, x, p * stride, r);
+                acc = fmaf(w->scales[g], d, acc);
+                if (w->offsets != NULL) {
+                    acc = fmaf(w->offsets[g], x->scaled_sums[i], acc);
+                }
             }
-            acc[p % 4] = fmaf(scales[p * SQ_PANEL + i % n], (float)d, acc[p % 4]);
+            y[r * ldy + c] = acc;
         }
-        y[i / n * ldy + i % n] = (acc[0] + acc[1]) + (acc[2] + acc[3]);
-    }
-}
-
-static void dequant_q4(const sq_weight *w, int64_t row, float *out) {
-    const uint8_t *codes = sq_weight_row(w, row);
-    int64_t at = row * sq_weight_groups(w);
-    for (int64_t c = 0; c < w->k; c++) {
-        int64_t g = at + c / w->group;
-        out[c] = fmaf((float)code_q4(codes, c), w->scales[g], w->offsets[g]);
-    }
-}
-
-static void dequant_q8(const sq_weight *w, int64_t row, float *out) {
-    const uint8_t *codes = sq_weight_row(w, row);
-    int64_t at = row * sq_weight_groups(w);
-    for (int64_t c = 0; c < w->k; c++) {
-        int64_t g = at + c / w->group;
-        out[c] = fmaf((float)codes[c], w->scales[g], w->offsets[g]);
     }
 }
 
@@ -304,16 +227,10 @@ void sq_kernels_init_c(sq_kernels *k) {
                       .widen_f16 = widen_f16,
                       .widen_bf16 = widen_bf16,
                       .widen_i8 = widen_i8,
-                      .gemv_q4 = gemv_q4,
-                      .gemv_q8 = gemv_q8,
                       .range = range,
                       .round_i8 = round_i8,
-                      .gemv_i4 = gemv_i4,
-                      .gemv_i8 = gemv_i8,
-                      .int_panel = int_panel,
+                      .round_i16 = round_i16,
                       .int_tile = int_tile,
-                      .dequant_q4 = dequant_q4,
-                      .dequant_q8 = dequant_q8,
                       .axpy = axpy,
                       .rmsnorm = rmsnorm,
                       .layernorm = layernorm,

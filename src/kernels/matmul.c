@@ -1,5 +1,5 @@
-/* Products with a weight matrix. Few rows: dot kernels over the stored weights, split over output
- * columns. Many rows: panels of weight rows are widened to f32 and multiplied by oneDNN on one
+/* Products with a weight matrix in f32. Few rows: dot kernels over dense weights, split over output
+ * columns. All else: panels of weight rows are widened to f32 and multiplied by oneDNN on one
  * thread each; a panel's shape depends on the matrix alone, so results do not depend on the number
  * of threads. */
 #include <omp.h>
@@ -14,7 +14,6 @@ enum {
     PANEL_FLOATS = 128 * 1024, /* 512 KiB: a share of the L2 cache */
     FEW_WORK = 1 << 18,        /* products below this are not worth waking threads */
     MANY_WORK = 1 << 21,
-    ROW_TILE = 64, /* output columns of one dot task */
 };
 
 /* Scratch of a thread, freed when it ends. */
@@ -54,26 +53,6 @@ float *sq_thread_scratch(int slot, size_t n) {
     return s->p[slot];
 }
 
-/* x in the order of the stored columns, with zeros up to whole chunks, and the sum of each group.
- */
-static void pad_x(const sq_weight *w, const float *x, float *xp, float *xsum) {
-    int64_t total = sq_weight_chunks(w) * SQ_CHUNK_COLUMNS, groups = sq_weight_groups(w);
-    if (w->place == NULL) {
-        memcpy(xp, x, (size_t)w->k * sizeof *x);
-    }
-    for (int64_t c = 0; w->place != NULL && c < w->k; c++) {
-        xp[w->place[c]] = x[c];
-    }
-    memset(xp + w->k, 0, (size_t)(total - w->k) * sizeof *x);
-    for (int64_t g = 0; g < groups; g++) {
-        float s = 0;
-        for (int64_t c = g * w->group; c < (g + 1) * w->group; c++) {
-            s += xp[c];
-        }
-        xsum[g] = s;
-    }
-}
-
 /* Output columns [lo, lo + m) when there is no memory for scratch: slow, and right. */
 static void plain(const sq_weight *w, int64_t lo, int64_t m, const float *x, int64_t ldx,
                   int64_t rows, const float *bias, float *y, int64_t ldy) {
@@ -95,34 +74,6 @@ static float dot_dense(const sq_kernels *kn, const sq_weight *w, int64_t row, co
     }
     const uint16_t *h = (const uint16_t *)(const void *)(p + 2 * row * w->k);
     return w->kind == SQ_W_F16 ? kn->dot_f16(h, x, w->k) : kn->dot_bf16(h, x, w->k);
-}
-
-static void few_quantized(const sq_weight *w, const float *x, int64_t ldx, int64_t rows,
-                          const float *bias, float *y, int64_t ldy) {
-    const sq_kernels *kn = sq_kernels_get();
-    int64_t columns = sq_weight_chunks(w) * SQ_CHUNK_COLUMNS, groups = sq_weight_groups(w);
-    float *xp = sq_thread_scratch(0, (size_t)(rows * (columns + groups)));
-    if (xp == NULL) {
-        plain(w, 0, w->n, x, ldx, rows, bias, y, ldy);
-        return;
-    }
-    float *xs = xp + rows * columns;
-    for (int64_t i = 0; i < rows; i++) {
-        pad_x(w, x + i * ldx, xp + i * columns, xs + i * groups);
-    }
-    int64_t tiles = (w->n + ROW_TILE - 1) / ROW_TILE;
-#pragma omp parallel for schedule(static) num_threads(sq_threads()) if (w->n * w->k > FEW_WORK)
-    for (int64_t t = 0; t < tiles; t++) {
-        int64_t lo = t * ROW_TILE, m = w->n - lo < ROW_TILE ? w->n - lo : ROW_TILE;
-        for (int64_t i = 0; i < rows; i++) {
-            float *out = y + i * ldy + lo;
-            (w->kind == SQ_W_Q4 ? kn->gemv_q4 : kn->gemv_q8)(w, lo, m, xp + i * columns,
-                                                             xs + i * groups, out);
-            for (int64_t r = 0; bias != NULL && r < m; r++) {
-                out[r] += bias[lo + r];
-            }
-        }
-    }
 }
 
 static void few_dense(const sq_weight *w, const float *x, int64_t ldx, int64_t rows,
@@ -163,13 +114,7 @@ static void many(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, 
 void sq_matmul(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, const float *bias,
                float *y, int64_t ldy) {
     int quantized = w->kind == SQ_W_Q4 || w->kind == SQ_W_Q8;
-    if (rows > FEW_ROWS) {
-        many(w, x, ldx, rows, bias, y, ldy);
-    } else if (quantized) {
-        few_quantized(w, x, ldx, rows, bias, y, ldy);
-    } else {
-        few_dense(w, x, ldx, rows, bias, y, ldy);
-    }
+    (rows > FEW_ROWS || quantized ? many : few_dense)(w, x, ldx, rows, bias, y, ldy);
 }
 
 void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,

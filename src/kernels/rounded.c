@@ -1,17 +1,15 @@
-/* Products with inputs rounded to 8 bits, row by row: integer sums over pieces of the columns, then
- * f32. Few rows: dot kernels over the packed codes. Many: panels of 16 output rows unpacked once
- * and used for every row. */
+/* Products with rounded inputs: exact sums of integers over pieces of the columns, then f32. Rows
+ * of inputs are held in tiles of up to eight, interleaved, so that a kernel reads them and the
+ * packed codes from front to end; the codes are unpacked in registers. */
 #include <math.h>
 #include <string.h>
 
 #include "kernels/internal.h"
 
 enum {
-    FEW_ROWS = 8,
-    BLOCK_ROWS = 256, /* rows of inputs held as integers at once */
-    TASK_COLUMNS = 64,
+    BLOCK_ROWS = 256,   /* rows of inputs held as integers at once */
+    TASK_PANELS = 3,    /* panels of one task */
     FEW_WORK = 1 << 18, /* products below this are not worth waking threads */
-    MOST = 65536,       /* columns of a piece whose sum surely fits 32 bits */
 };
 
 /* compressed_tensors quantization/utils/helpers.py calculate_qparams and lifecycle/forward.py, 8
@@ -42,188 +40,257 @@ void sq_fake_quantize_rows(float *x, int64_t ldx, int64_t rows, int64_t k, int s
     }
 }
 
-/* Where there is no memory for scratch, or the integers do not serve: slow, and right. */
-static void plain(const sq_weight *w, int symmetric, const float *x, int64_t ldx, int64_t rows,
-                  const float *bias, float *y, int64_t ldy) {
+/* Rows [at, at + rows) where there is no memory for scratch: slow, and right. */
+static void plain(const sq_product *q, sq_rounding how, const float *x, int64_t ldx, int64_t at,
+                  int64_t rows) {
     const sq_kernels *kn = sq_kernels_get();
+    const sq_weight *w = q->w;
 #pragma omp parallel for schedule(static) num_threads(sq_threads()) if (w->n * w->k > FEW_WORK)
     for (int64_t r = 0; r < w->n; r++) {
-        for (int64_t i = 0; i < rows; i++) {
-            float s, z, sum = 0;
-            choose_scale(kn, x + i * ldx, w->k, symmetric, &s, &z);
+        for (int64_t i = at; i < at + rows; i++) {
+            float s = 0, z = 0, sum = 0;
+            if (how != SQ_ROUND_16) {
+                choose_scale(kn, x + i * ldx, w->k, how == SQ_ROUND_8_SYMMETRIC, &s, &z);
+            }
             for (int64_t c = 0; c < w->k; c++) {
                 sum += sq_weight_at(w, r, c) * rounded_at(x[i * ldx + c], s, z);
             }
-            y[i * ldy + r] = sum + (bias == NULL ? 0.0f : bias[r]);
+            q->y[i * q->ldy + r] = sum + (q->bias == NULL ? 0.0f : q->bias[r]);
         }
     }
 }
 
-/* Over rounded copies, in f32. */
-static void widened(const sq_weight *w, int symmetric, const float *x, int64_t ldx, int64_t rows,
-                    const float *bias, float *y, int64_t ldy) {
+/* In f32, over copies rounded to 8 bits where that is how. */
+static void widened(const sq_product *q, sq_rounding how, const float *x, int64_t ldx,
+                    int64_t rows) {
+    const sq_weight *w = q->w;
+    if (how == SQ_ROUND_16) {
+        sq_matmul(w, x, ldx, rows, q->bias, q->y, q->ldy);
+        return;
+    }
     for (int64_t i = 0; i < rows; i += BLOCK_ROWS) {
         int64_t m = rows - i < BLOCK_ROWS ? rows - i : BLOCK_ROWS;
-        float *copy = sq_thread_scratch(2, (size_t)(m * w->k));
+        float *copy = sq_thread_scratch(0, (size_t)(m * w->k));
         if (copy == NULL) {
-            plain(w, symmetric, x + i * ldx, ldx, m, bias, y + i * ldy, ldy);
+            plain(q, how, x, ldx, i, m);
             continue;
         }
         for (int64_t r = 0; r < m; r++) {
             memcpy(copy + r * w->k, x + (i + r) * ldx, (size_t)w->k * sizeof *copy);
         }
-        sq_fake_quantize_rows(copy, w->k, m, w->k, symmetric);
-        sq_matmul(w, copy, w->k, m, bias, y + i * ldy, ldy);
+        sq_fake_quantize_rows(copy, w->k, m, w->k, how == SQ_ROUND_8_SYMMETRIC);
+        sq_matmul(w, copy, w->k, m, q->bias, q->y + i * q->ldy, q->ldy);
     }
 }
 
-/* The scratch of a block of rows: codes, sums and headers. */
+/* A block of rows as integers: tiles of `lanes` rows, one behind the other. */
 typedef struct block {
-    sq_rounded *rows;
-    int8_t *codes; /* a row: [columns in pieces], then the copy that the weight's kernels want */
-    int32_t *sums;
-    int64_t columns, codes_row, sums_row;
+    sq_rounded *tiles;
+    float *zeros; /* [rows] scale * zero point of a row rounded to 8 bits */
+    int64_t rows, columns, pieces;
 } block;
 
-static int reserve(block *b, const sq_weight *w, int64_t rows) {
-    b->columns = sq_round_up(sq_weight_pieces(w) * sq_weight_stride(w), SQ_CHUNK_COLUMNS);
-    b->codes_row =
-        b->columns + (w->kind == SQ_W_Q4 ? sq_weight_chunks(w) * SQ_CHUNK_COLUMNS : 2 * b->columns);
-    b->sums_row = sq_round_up(sq_weight_pieces(w), 4);
-    size_t bytes =
-        (size_t)rows * ((size_t)b->codes_row + (size_t)b->sums_row * 4 + sizeof(sq_rounded));
-    char *p = (char *)sq_thread_scratch(2, bytes / sizeof(float) + 1);
+static int reserve(block *b, const sq_weight *w, int planes, int64_t rows) {
+    int lanes = rows >= 8 / planes ? 8 / planes : rows > 2 ? 4 : (int)rows;
+    int64_t tiles = sq_ceil_div(rows, lanes), all = tiles * lanes;
+    *b = (block){.rows = rows, .columns = sq_weight_columns(w), .pieces = sq_weight_pieces(w)};
+    size_t codes = (size_t)(all * planes * b->columns), numbers = (size_t)(all * b->pieces);
+    size_t head = (size_t)sq_round_up(tiles * (int64_t)sizeof(sq_rounded), 64);
+    char *p = (char *)sq_thread_scratch(2, (head + codes) / sizeof(float) + 3 * numbers +
+                                               (size_t)all + 1);
     if (p == NULL) {
         return 0;
     }
-    b->rows = (sq_rounded *)(void *)p; /* codes are whole chunks: everything stays aligned */
-    b->codes = (int8_t *)p + (size_t)rows * sizeof(sq_rounded);
-    b->sums = (int32_t *)(void *)(b->codes + rows * b->codes_row);
+    b->tiles = (sq_rounded *)(void *)p;
+    int8_t *q = (int8_t *)p + head;
+    float *f = (float *)(void *)(q + codes); /* columns are whole words */
+    b->zeros = f + 3 * numbers;
+    for (int64_t t = 0; t < tiles; t++, q += lanes * planes * b->columns) {
+        float *own = f + 3 * t * lanes * b->pieces;
+        b->tiles[t] = (sq_rounded){.rows = lanes,
+                                   .planes = planes,
+                                   .codes = q,
+                                   .scales = own,
+                                   .scaled_sums = own + lanes * b->pieces,
+                                   .sums = (int32_t *)(void *)(own + 2 * lanes * b->pieces)};
+    }
     return 1;
 }
 
-/* 4-bit codes of a chunk come out of a register as [low, high][half][16-byte lane][32-column block]
- * [4 columns] once the bytes of each lane are transposed: see internal.h. */
-static void mix_columns(const int8_t *codes, int8_t *mixed, int64_t chunks) {
-    for (int64_t c = 0; c < chunks; c++, codes += SQ_CHUNK_COLUMNS, mixed += SQ_CHUNK_COLUMNS) {
-        for (int to = 0; to < 32; to++) {
-            int high = to / 16, half = to / 8 % 2, lane = to / 4 % 2, b = to % 4;
-            memcpy(mixed + 4 * to, codes + 4 * (8 * b + 4 * high + 2 * half + lane), 4);
+/* One piece of one row: n numbers x as `planes` rows of codes[stride]; its scale. */
+static float round_piece(const sq_kernels *kn, sq_rounding how, const float *x, int64_t n,
+                         int64_t stride, float scale, float zero, int8_t *codes) {
+    memset(codes, 0, (size_t)(how == SQ_ROUND_16 ? 2 * stride : stride));
+    if (how != SQ_ROUND_16) {
+        if (scale > 0 && n > 0) {
+            kn->round_i8(codes, x, scale, zero, n);
         }
+        return scale;
     }
+    float lo, hi;
+    kn->range(x, n, &lo, &hi);
+    float top = fmaxf(-lo, hi);
+    if (lo != lo || !isfinite(top)) {
+        return NAN;
+    }
+    if (top < 1e-30f) { /* its inverse may not be a number */
+        return 0;
+    }
+    kn->round_i16(codes, codes + stride, x, 32512.0f / top, n);
+    return top / 32512.0f;
 }
 
-static void round_row(const block *b, const sq_weight *w, int symmetric, const float *x,
+/* Row `at` of the block. Tiles interleave their rows four columns at a time. */
+static void round_row(const block *b, const sq_weight *w, sq_rounding how, const float *x,
                       int64_t at) {
     const sq_kernels *kn = sq_kernels_get();
-    int64_t piece = sq_weight_piece(w), stride = sq_weight_stride(w), pieces = sq_weight_pieces(w);
-    int8_t *codes = b->codes + at * b->codes_row;
-    int32_t *sums = b->sums + at * b->sums_row;
-    float s, z;
-    choose_scale(kn, x, w->k, symmetric, &s, &z);
-    memset(codes, 0, (size_t)b->codes_row);
-    memset(sums, 0, (size_t)b->sums_row * sizeof *sums);
-    for (int64_t p = 0; s > 0 && p < pieces; p++) {
-        int64_t n = w->k - p * piece < piece ? w->k - p * piece : piece;
-        int8_t *q = codes + p * stride;
-        if (n > 0) {
-            kn->round_i8(q, x + p * piece, s, z, n);
-        }
-        for (int64_t i = 0; i < n; i++) {
-            sums[p] += q[i];
-        }
+    const sq_rounded *t = &b->tiles[at / b->tiles->rows];
+    int row = (int)(at % t->rows), lanes = t->rows * t->planes;
+    int64_t stride = sq_weight_stride(w);
+    int8_t *to = (int8_t *)(uintptr_t)t->codes;
+    float *scales = (float *)(uintptr_t)t->scales, *scaled = (float *)(uintptr_t)t->scaled_sums;
+    int32_t *sums = (int32_t *)(uintptr_t)t->sums;
+    float scale = 0, zero = 0;
+    if (how != SQ_ROUND_16) {
+        choose_scale(kn, x, w->k, how == SQ_ROUND_8_SYMMETRIC, &scale, &zero);
     }
-    b->rows[at] = (sq_rounded){.codes = codes, .sums = sums, .scale = s, .zero = (int32_t)z};
-    if (w->kind == SQ_W_Q4) {
-        mix_columns(codes, codes + b->columns, sq_weight_chunks(w));
-        b->rows[at].mixed = codes + b->columns;
-    } else {
-        int16_t *wide = (int16_t *)(void *)(codes + b->columns);
-        for (int64_t i = 0; i < b->columns; i++) {
-            wide[i] = codes[i];
-        }
-        b->rows[at].wide = wide;
-    }
-}
-
-/* y[n] of one row: from the kernels' sums to the product. Rounded numbers are (code - zero) *
- * scale; offsets beyond the middle's are added here, so that every kernel sees centred codes. */
-static void finish(const sq_weight *w, int64_t lo, int64_t n, const sq_rounded *x,
-                   const float *bias, float *y) {
-    int64_t groups = sq_weight_groups(w), per = w->group / sq_weight_piece(w);
-    float middle = (float)sq_weight_middle(w), zero = (float)x->zero;
-    for (int64_t r = 0; r < n; r++) {
-        float t = y[r];
-        for (int64_t g = 0; !w->centred && g < groups; g++) {
-            int64_t at = (lo + r) * groups + g;
-            int32_t sum = 0;
-            for (int64_t p = g * per; p < (g + 1) * per; p++) {
-                sum += x->sums[p];
+    b->zeros[at] = scale * zero;
+    for (int64_t p = 0; p < b->pieces; p++) {
+        int8_t codes[2 * SQ_PIECE];
+        float ordered[SQ_PIECE];
+        int64_t first = sq_piece_start(w, p), n = sq_piece_columns(w, p), i = p * t->rows + row;
+        int32_t sum = 0;
+        const float *from = x + first;
+        n = first + n > w->k ? w->k - first : n;
+        if (w->order != NULL) {
+            for (int64_t c = 0; c < n; c++) {
+                ordered[c] = x[w->order[first + c]];
             }
-            t += (w->offsets[at] + middle * w->scales[at]) * (float)sum;
+            from = ordered;
         }
-        t -= x->zero == 0 ? 0.0f : zero * w->sums[lo + r];
-        y[r] = x->scale * t + (bias == NULL ? 0.0f : bias[lo + r]);
-    }
-}
-
-static void few(const sq_weight *w, const block *b, int64_t rows, const float *bias, float *y,
-                int64_t ldy) {
-    const sq_kernels *kn = sq_kernels_get();
-    int64_t tasks = (w->n + TASK_COLUMNS - 1) / TASK_COLUMNS;
-#pragma omp parallel for schedule(static) num_threads(sq_threads()) if (w->n * w->k > FEW_WORK)
-    for (int64_t t = 0; t < tasks; t++) {
-        int64_t lo = t * TASK_COLUMNS, m = w->n - lo < TASK_COLUMNS ? w->n - lo : TASK_COLUMNS;
-        for (int64_t i = 0; i < rows; i++) {
-            float *out = y + i * ldy + lo;
-            (w->kind == SQ_W_Q4 ? kn->gemv_i4 : kn->gemv_i8)(w, lo, m, &b->rows[i], out);
-            finish(w, lo, m, &b->rows[i], bias, out);
+        scales[i] = round_piece(kn, how, from, n, stride, scale, zero, codes);
+        for (int64_t c = 0; c < stride; c++) {
+            sum += codes[c];
         }
-    }
-}
-
-static void many(const sq_weight *w, const block *b, int64_t rows, const float *bias, float *y,
-                 int64_t ldy) {
-    const sq_kernels *kn = sq_kernels_get();
-    int64_t panels = (w->n + SQ_PANEL - 1) / SQ_PANEL;
-#pragma omp parallel for schedule(dynamic, 4)                                                      \
-    num_threads(sq_threads()) if (w->n * w->k * rows > FEW_WORK)
-    for (int64_t t = 0; t < panels; t++) {
-        int64_t lo = t * SQ_PANEL, m = w->n - lo < SQ_PANEL ? w->n - lo : SQ_PANEL;
-        uint8_t *panel = (uint8_t *)sq_thread_scratch(1, sq_panel_bytes(w) / sizeof(float) + 1);
-        if (panel != NULL) {
-            kn->int_panel(w, lo, m, panel);
-            kn->int_tile(w, m, panel, b->rows, rows, y + lo, ldy);
+        for (int64_t c = stride; c < t->planes * stride; c++) {
+            sum += 256 * codes[c];
         }
-        for (int64_t i = 0; i < rows; i++) {
-            if (panel == NULL) {
-                (w->kind == SQ_W_Q4 ? kn->gemv_i4 : kn->gemv_i8)(w, lo, m, &b->rows[i],
-                                                                 y + i * ldy + lo);
+        sums[i] = sum;
+        scaled[i] = scales[i] * (float)sum;
+        for (int plane = 0; plane < t->planes; plane++) {
+            const int8_t *q = codes + plane * stride;
+            int8_t *lane = to + (p * stride * lanes + (int64_t)(plane * t->rows + row) * 4);
+            for (int64_t c = 0; c < stride; c += 4) {
+                memcpy(lane + c * lanes, q + c, 4);
             }
-            finish(w, lo, m, &b->rows[i], bias, y + i * ldy + lo);
         }
     }
 }
 
-void sq_matmul_rounded(const sq_weight *w, int symmetric, const float *x, int64_t ldx, int64_t rows,
-                       const float *bias, float *y, int64_t ldy) {
-    int quantized = w->kind == SQ_W_Q4 || w->kind == SQ_W_Q8;
-    if (!quantized || sq_weight_piece(w) > MOST || (!symmetric && w->sums == NULL)) {
-        widened(w, symmetric, x, ldx, rows, bias, y, ldy);
+/* Rows of the last tile that are none: zeros. */
+static void clear_rest(const block *b, int64_t tiles) {
+    const sq_rounded *t = &b->tiles[tiles - 1];
+    if (b->rows % t->rows != 0) {
+        size_t numbers = (size_t)(t->rows * b->pieces);
+        memset((void *)(uintptr_t)t->codes, 0, (size_t)(t->rows * t->planes * b->columns));
+        memset((void *)(uintptr_t)t->scales, 0, 3 * numbers * sizeof(float));
+    }
+}
+
+/* Columns of panels [panel0, panel0 + panels) of every row of the block. */
+static void panel_products(const sq_product *q, const block *b, int64_t panel0, int64_t panels,
+                           float *y) {
+    const sq_kernels *kn = sq_kernels_get();
+    const sq_weight *w = q->w;
+    int lanes = b->tiles->rows;
+    int64_t lo = panel0 * SQ_PANEL,
+            hi = lo + panels * SQ_PANEL < w->n ? lo + panels * SQ_PANEL : w->n;
+    for (int64_t r = 0; r < b->rows; r += lanes) {
+        const sq_rounded *t = &b->tiles[r / lanes];
+        if (r + lanes <= b->rows) {
+            kn->int_tile(w, panel0, panels, t, y + r * q->ldy, q->ldy);
+        } else {
+            float some[8][TASK_PANELS * SQ_PANEL];
+            kn->int_tile(w, panel0, panels, t, some[0] - lo, TASK_PANELS * SQ_PANEL);
+            for (int64_t i = 0; r + i < b->rows; i++) {
+                memcpy(y + (r + i) * q->ldy + lo, some[i], (size_t)(hi - lo) * sizeof *y);
+            }
+        }
+        for (int64_t i = r; i < r + lanes && i < b->rows; i++) {
+            for (int64_t c = lo; b->zeros[i] != 0 && c < hi; c++) {
+                y[i * q->ldy + c] -= b->zeros[i] * w->sums[c];
+            }
+            for (int64_t c = lo; q->bias != NULL && c < hi; c++) {
+                y[i * q->ldy + c] += q->bias[c];
+            }
+        }
+    }
+}
+
+static int of_integers(const sq_weight *w, sq_rounding how) {
+    return (w->kind == SQ_W_Q4 || w->kind == SQ_W_Q8) && (how != SQ_ROUND_8 || w->sums != NULL);
+}
+
+/* Whether inputs rounded for one serve the other. */
+static int same_order(const sq_weight *a, const sq_weight *b) {
+    return a->k == b->k && sq_weight_pieces(a) == sq_weight_pieces(b) &&
+           sq_weight_stride(a) == sq_weight_stride(b) && a->group == b->group &&
+           a->order == b->order;
+}
+
+/* Rows [i, i + rows) of products whose inputs are rounded alike. */
+static void block_products(const sq_product *q, int count, sq_rounding how, const float *x,
+                           int64_t ldx, int64_t at, int64_t rows) {
+    block b;
+    if (!reserve(&b, q->w, how == SQ_ROUND_16 ? 2 : 1, rows)) {
+        for (int i = 0; i < count; i++) {
+            plain(&q[i], how, x, ldx, at, rows);
+        }
         return;
     }
-    for (int64_t i = 0; i < rows; i += BLOCK_ROWS) {
-        int64_t m = rows - i < BLOCK_ROWS ? rows - i : BLOCK_ROWS;
-        block b;
-        if (!reserve(&b, w, m)) {
-            plain(w, symmetric, x + i * ldx, ldx, m, bias, y + i * ldy, ldy);
+    clear_rest(&b, sq_ceil_div(rows, b.tiles->rows));
+    int64_t tasks[SQ_PRODUCTS + 1] = {0}, work = 0;
+    for (int i = 0; i < count; i++) {
+        tasks[i + 1] = tasks[i] + sq_ceil_div(sq_weight_panels(q[i].w), TASK_PANELS);
+        work += q[i].w->n * q[i].w->k * rows;
+    }
+#pragma omp parallel num_threads(sq_threads()) if (work > FEW_WORK)
+    {
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < rows; r++) {
+            round_row(&b, q->w, how, x + (at + r) * ldx, r);
+        }
+#pragma omp for schedule(dynamic, 4) nowait
+        for (int64_t t = 0; t < tasks[count]; t++) {
+            int i = 0;
+            while (t >= tasks[i + 1]) {
+                i++;
+            }
+            int64_t panel0 = (t - tasks[i]) * TASK_PANELS, left = sq_weight_panels(q[i].w) - panel0;
+            panel_products(&q[i], &b, panel0, left < TASK_PANELS ? left : TASK_PANELS,
+                           q[i].y + at * q[i].ldy);
+        }
+    }
+}
+
+void sq_matmul_rounded(const sq_product *products, int count, sq_rounding how, const float *x,
+                       int64_t ldx, int64_t rows) {
+    for (int i = 0; i < count;) {
+        const sq_product *q = products + i;
+        int n = 1;
+        if (!of_integers(q->w, how)) {
+            widened(q, how, x, ldx, rows);
+            i++;
             continue;
         }
-#pragma omp parallel for schedule(static) num_threads(sq_threads()) if (m * w->k > 32768)
-        for (int64_t r = 0; r < m; r++) {
-            round_row(&b, w, symmetric, x + (i + r) * ldx, r);
+        while (i + n < count && of_integers(products[i + n].w, how) &&
+               same_order(q->w, products[i + n].w)) {
+            n++;
         }
-        (rows > FEW_ROWS ? many : few)(w, &b, m, bias, y + i * ldy, ldy);
+        for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
+            block_products(q, n, how, x, ldx, r, rows - r < BLOCK_ROWS ? rows - r : BLOCK_ROWS);
+        }
+        i += n;
     }
 }
 
@@ -252,15 +319,4 @@ sq_status sq_weight_sum_rows(sq_weight *w, sq_error *err) {
     sq_free(w->sums);
     w->sums = sums;
     return SQ_OK;
-}
-
-void sq_panel_scales(const sq_weight *w, int64_t row0, int64_t n, uint8_t *panel) {
-    float *s = (float *)(void *)(panel + sq_panel_codes(w));
-    int64_t groups = sq_weight_groups(w), pieces = sq_weight_pieces(w),
-            per = w->group / sq_weight_piece(w);
-    for (int64_t p = 0; p < pieces; p++, s += SQ_PANEL) {
-        for (int64_t r = 0; r < SQ_PANEL; r++) {
-            s[r] = r < n ? w->scales[(row0 + r) * groups + p / per] : 0.0f;
-        }
-    }
 }

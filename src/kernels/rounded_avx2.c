@@ -1,6 +1,6 @@
 /* Products with rounded inputs, AVX2. A 4-bit code (0..15) times an input (-128..127) fits maddubs
- * with room to spare: pairs are at most 3840, eight of them still 16 bits. 8-bit codes would
- * saturate there: both sides are widened to 16 bits. */
+ * with room to spare: pairs are at most 3840, eight of them still 16 bits. An 8-bit code is two of
+ * 4 bits there. */
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
@@ -56,390 +56,200 @@ static void round_i8(int8_t *q, const float *x, float scale, float zero, int64_t
     }
 }
 
-/* ---- one row of inputs ---- */
-
-/* 4-bit codes of a chunk times mixed inputs: 16-bit sums, pairs of lanes belong to 32-column block
- * 0 1 2 3 0 1 2 3. */
-static inline __m256i chunk_sums(const uint8_t *codes, const int8_t *x) {
-    const __m256i low = _mm256_set1_epi8(15);
-    const __m256i turn = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0,
-                                          4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    __m256i z0 = _mm256_shuffle_epi8(load(codes), turn);
-    __m256i z1 = _mm256_shuffle_epi8(load(codes + 32), turn);
-    __m256i a = _mm256_maddubs_epi16(_mm256_and_si256(z0, low), load(x));
-    __m256i b = _mm256_maddubs_epi16(_mm256_and_si256(z1, low), load(x + 32));
-    __m256i c = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(z0, 4), low), load(x + 64));
-    __m256i d = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(z1, 4), low), load(x + 96));
-    return _mm256_add_epi16(_mm256_add_epi16(a, b), _mm256_add_epi16(c, d));
-}
-
-/* The scales of a chunk's four blocks; 0 beyond the last. */
-static inline __m128 block_scales(const sq_weight *w, const float *scales, int64_t chunk) {
-    int64_t groups = sq_weight_groups(w), at = 4 * chunk, per = w->group / 32;
-    if (per == 1 && at + 4 <= groups) {
-        return _mm_loadu_ps(scales + at);
-    }
-    if (per == 2 && at + 4 <= 2 * groups) {
-        double pair;
-        memcpy(&pair, scales + at / 2, sizeof pair);
-        __m128 two = _mm_castpd_ps(_mm_set_sd(pair));
-        return _mm_unpacklo_ps(two, two);
-    }
-    float s[4];
-    for (int i = 0; i < 4; i++) {
-        s[i] = at + i < groups * per ? scales[(at + i) / per] : 0.0f;
-    }
-    return _mm_loadu_ps(s);
-}
-
-/* (0 + 1) + (2 + 3) of four lanes. */
-static inline float sum_chains(__m128 v) {
-    __m128 pairs = _mm_add_ps(v, _mm_movehdup_ps(v));
-    return _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehl_ps(pairs, pairs)));
-}
-
-/* Pieces of 32 columns, two rows at once: the lanes are the chains. */
-static void two_rows_blocks(const sq_weight *w, int64_t r, int64_t s, const sq_rounded *x, float *a,
-                            float *b) {
-    const uint8_t *u = sq_weight_row(w, r), *v = sq_weight_row(w, s);
-    const float *us = w->scales + r * sq_weight_groups(w),
-                *vs = w->scales + s * sq_weight_groups(w);
-    const __m256i ones = _mm256_set1_epi16(1);
-    __m256 acc = _mm256_setzero_ps();
-    int64_t chunks = sq_weight_chunks(w);
-    for (int64_t c = 0; c < chunks; c++) {
-        const int8_t *q = x->mixed + c * SQ_CHUNK_COLUMNS;
-        __m256i p = _mm256_madd_epi16(chunk_sums(u + 64 * c, q), ones);
-        __m256i o = _mm256_madd_epi16(chunk_sums(v + 64 * c, q), ones);
-        __m256i d = _mm256_add_epi32(_mm256_permute2x128_si256(p, o, 0x20),
-                                     _mm256_permute2x128_si256(p, o, 0x31));
-        __m128i sums = _mm_loadu_si128((const __m128i *)(const void *)(x->sums + 4 * c));
-        d = _mm256_sub_epi32(d, _mm256_slli_epi32(_mm256_broadcastsi128_si256(sums), 3));
-        __m256 scale = _mm256_set_m128(block_scales(w, vs, c), block_scales(w, us, c));
-        acc = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(d), acc);
-    }
-    *a = sum_chains(_mm256_castps256_ps128(acc));
-    *b = sum_chains(_mm256_extractf128_ps(acc, 1));
-}
-
-/* Sums of four registers of 32-bit lanes. */
-static inline __m128i sum_four(__m256i a, __m256i b, __m256i c, __m256i d) {
-    __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-    return _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
-}
-
-/* Pieces of whole chunks, or one of all columns; four rows, one a lane. */
-static __m128 four_rows_long(const sq_weight *w, const int64_t r[4], const sq_rounded *x) {
-    int64_t groups = sq_weight_groups(w), chunks = sq_weight_chunks(w), per = chunks / groups;
-    const __m256i ones = _mm256_set1_epi16(1);
-    const uint8_t *p[4];
-    const float *s[4];
-    __m128 acc[4] = {_mm_setzero_ps(), _mm_setzero_ps(), _mm_setzero_ps(), _mm_setzero_ps()};
-    for (int i = 0; i < 4; i++) {
-        p[i] = sq_weight_row(w, r[i]);
-        s[i] = w->scales + r[i] * groups;
-    }
-    for (int64_t g = 0; g < groups; g++) {
-        __m256i d[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
-                        _mm256_setzero_si256()};
-        for (int64_t c = g * per; c < (g + 1) * per; c++) {
-            for (int i = 0; i < 4; i++) {
-                __m256i t = chunk_sums(p[i] + 64 * c, x->mixed + c * SQ_CHUNK_COLUMNS);
-                d[i] = _mm256_add_epi32(d[i], _mm256_madd_epi16(t, ones));
-            }
-        }
-        __m128i sum = sum_four(d[0], d[1], d[2], d[3]);
-        sum = _mm_sub_epi32(sum, _mm_set1_epi32(8 * x->sums[g]));
-        __m128 scale = _mm_setr_ps(s[0][g], s[1][g], s[2][g], s[3][g]);
-        acc[g % 4] = _mm_fmadd_ps(scale, _mm_cvtepi32_ps(sum), acc[g % 4]);
-    }
-    return _mm_add_ps(_mm_add_ps(acc[0], acc[1]), _mm_add_ps(acc[2], acc[3]));
-}
-
-static void gemv_i4(const sq_weight *w, int64_t row0, int64_t rows, const sq_rounded *x, float *y) {
-    int64_t piece = sq_weight_piece(w), last = row0 + rows - 1;
-    if (piece == w->k_padded || piece % SQ_CHUNK_COLUMNS == 0) {
-        for (int64_t i = 0; i < rows; i += 4) {
-            float t[4];
-            int64_t r[4];
-            for (int64_t j = 0; j < 4; j++) {
-                r[j] = row0 + i + j < last ? row0 + i + j : last;
-            }
-            _mm_storeu_ps(t, four_rows_long(w, r, x));
-            for (int64_t j = 0; j < 4 && i + j < rows; j++) {
-                y[i + j] = t[j];
-            }
-        }
-    } else if (piece == 32) {
-        for (int64_t i = 0; i < rows; i += 2) {
-            float t;
-            int64_t r = row0 + i, s = r < last ? r + 1 : r;
-            two_rows_blocks(w, r, s, x, y + i, s > r ? y + i + 1 : &t);
-        }
-    } else {
-        sq_kernels plain;
-        sq_kernels_init_c(&plain);
-        plain.gemv_i4(w, row0, rows, x, y);
-    }
-}
-
-/* Sum of n 8-bit codes (0..255) times inputs. */
-static inline int32_t dot_i8(const uint8_t *codes, const int8_t *x, int64_t n) {
-    __m256i a = _mm256_setzero_si256(), b = a;
+static void round_i16(int8_t *low, int8_t *high, const float *x, float inverse, int64_t n) {
+    const __m256 s = _mm256_set1_ps(inverse);
+    const __m256i half = _mm256_set1_epi32(128);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     int64_t i = 0;
     for (; i + 32 <= n; i += 32) {
-        __m256i q = load(codes + i), v = load(x + i);
-        a = _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(q)),
-                                                  _mm256_cvtepi8_epi16(_mm256_castsi256_si128(v))));
-        b = _mm256_add_epi32(
-            b, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_extracti128_si256(q, 1)),
-                                 _mm256_cvtepi8_epi16(_mm256_extracti128_si256(v, 1))));
+        __m256i l[4], h[4];
+        for (int j = 0; j < 4; j++) {
+            __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8 * j), s));
+            h[j] = _mm256_srai_epi32(_mm256_add_epi32(q, half), 8);
+            l[j] = _mm256_sub_epi32(q, _mm256_slli_epi32(h[j], 8));
+        }
+        for (int j = 0; j < 2; j++) {
+            __m256i *v = j == 0 ? l : h;
+            __m256i b =
+                _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+            _mm256_storeu_si256((__m256i *)(void *)((j == 0 ? low : high) + i),
+                                _mm256_permutevar8x32_epi32(b, order));
+        }
     }
-    a = _mm256_add_epi32(a, b);
-    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-    int32_t sum = _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
     for (; i < n; i++) {
-        sum += codes[i] * x[i];
-    }
-    return sum;
-}
-
-static void gemv_i8(const sq_weight *w, int64_t row0, int64_t rows, const sq_rounded *x, float *y) {
-    sq_gemv_i8(dot_i8, w, row0, rows, x, y);
-}
-
-/* ---- many rows: panels and tiles ---- */
-
-/* Four rows of 8 quads of columns: quad j of 16-byte lane i goes to `out + j * step + i * lane`,
- * the four rows side by side. */
-static inline void put_quads(const __m256i q[4], uint8_t *out, int64_t step, int64_t lane) {
-    __m256i a = _mm256_unpacklo_epi32(q[0], q[1]), b = _mm256_unpackhi_epi32(q[0], q[1]);
-    __m256i c = _mm256_unpacklo_epi32(q[2], q[3]), d = _mm256_unpackhi_epi32(q[2], q[3]);
-    __m256i t[4] = {_mm256_unpacklo_epi64(a, c), _mm256_unpackhi_epi64(a, c),
-                    _mm256_unpacklo_epi64(b, d), _mm256_unpackhi_epi64(b, d)};
-    for (int j = 0; j < 4; j++) {
-        _mm_storeu_si128((__m128i *)(void *)(out + j * step), _mm256_castsi256_si128(t[j]));
-        _mm_storeu_si128((__m128i *)(void *)(out + j * step + lane),
-                         _mm256_extracti128_si256(t[j], 1));
+        int q = (int)rintf(x[i] * inverse), h = (q + 128) >> 8;
+        high[i] = (int8_t)h;
+        low[i] = (int8_t)(q - 256 * h);
     }
 }
-
-enum { QUAD = 4 * SQ_PANEL, PLANE = 8 * QUAD }; /* bytes of four columns, of 32 */
-
-/* A chunk of 4-bit codes of four rows: see mix_columns for where columns lie. `blocks`: 32-column
- * blocks of the chunk that exist. */
-static void quads_q4(const uint8_t *const rows[4], int64_t chunk, int64_t blocks, uint8_t *out) {
-    const __m256i low = _mm256_set1_epi8(15);
-    const __m256i turn = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0,
-                                          4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    uint8_t whole[4 * PLANE], *to = blocks == 4 ? out : whole;
-    for (int half = 0; half < 2; half++) {
-        __m256i a[4], b[4];
-        for (int i = 0; i < 4; i++) {
-            a[i] = _mm256_shuffle_epi8(load(rows[i] + 64 * chunk + 32 * half), turn);
-            b[i] = _mm256_and_si256(_mm256_srli_epi16(a[i], 4), low);
-            a[i] = _mm256_and_si256(a[i], low);
-        }
-        put_quads(a, to + 2 * half * QUAD, PLANE, QUAD);
-        put_quads(b, to + (4 + 2 * half) * QUAD, PLANE, QUAD);
-    }
-    for (int64_t i = 0; blocks < 4 && i < blocks * 8; i++) {
-        memcpy(out + i * QUAD, whole + i * QUAD, 16);
-    }
-}
-
-/* 32 columns of 8-bit codes of four rows, as bytes or widened to 16 bits. */
-static void quads_q8(const uint8_t *const rows[4], int64_t block, int wide, uint8_t *out) {
-    __m256i a[4];
-    for (int half = 0; wide && half < 2; half++) {
-        for (int i = 0; i < 4; i++) {
-            const uint8_t *p = rows[i] + 32 * block + 16 * half;
-            a[i] = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
-        }
-        put_quads(a, out + 8 * half * QUAD, QUAD, 4 * QUAD);
-    }
-    for (int i = 0; !wide && i < 4; i++) {
-        a[i] = load(rows[i] + 32 * block);
-    }
-    if (!wide) {
-        put_quads(a, out, QUAD, 4 * QUAD);
-    }
-}
-
-/* Pieces that are no multiple of 32 columns: code by code. */
-static void quads_plain(const sq_weight *w, const uint8_t *const rows[4], int wide, uint8_t *out) {
-    int64_t piece = sq_weight_piece(w), stride = sq_weight_stride(w), pieces = sq_weight_pieces(w);
-    for (int64_t i = 0; i < 4 * pieces * stride; i++) {
-        int64_t to = i / 4, col = to % stride, c = to / stride * piece + col, in = c % 128;
-        int q = 0;
-        if (col < piece) {
-            q = w->kind == SQ_W_Q8
-                    ? rows[i % 4][c]
-                    : rows[i % 4][c / 128 * 64 + in % 16 * 4 + in / 32] >> (in / 16 % 2 * 4) & 15;
-        }
-        if (wide) {
-            int16_t q16 = (int16_t)q;
-            memcpy(out + to / 2 * QUAD + i % 4 * 4 + to % 2 * 2, &q16, 2);
-        } else {
-            out[to / 4 * QUAD + i % 4 * 4 + to % 4] = (uint8_t)q;
-        }
-    }
-}
-
-void sq_panel_quads(const sq_weight *w, int64_t row0, int64_t n, int wide, uint8_t *panel) {
-    int64_t piece = sq_weight_piece(w),
-            blocks = sq_weight_pieces(w) * sq_weight_stride(w) / 32; /* of 32 columns */
-    for (int64_t r = 0; r < SQ_PANEL; r += 4) {
-        const uint8_t *rows[4];
-        uint8_t *out = panel + 4 * r;
-        for (int64_t i = 0; i < 4; i++) { /* the last row again where there is none */
-            rows[i] = sq_weight_row(w, row0 + (r + i < n ? r + i : n - 1));
-        }
-        if (piece % 32 != 0 && piece != w->k_padded) {
-            quads_plain(w, rows, wide, out);
-            continue;
-        }
-        for (int64_t b = 0; w->kind == SQ_W_Q4 && b < blocks; b += 4) {
-            quads_q4(rows, b / 4, blocks - b < 4 ? blocks - b : 4, out + b * PLANE);
-        }
-        for (int64_t b = 0; w->kind == SQ_W_Q8 && b < blocks; b++) {
-            quads_q8(rows, b, wide, out + b * (1 + wide) * PLANE);
-        }
-    }
-    sq_panel_scales(w, row0, n, panel);
-}
-
-static void int_panel(const sq_weight *w, int64_t row0, int64_t n, uint8_t *panel) {
-    sq_panel_quads(w, row0, n, w->kind == SQ_W_Q8, panel);
-}
-
-enum { TILE = 6 }; /* rows of inputs: twelve accumulators */
-
-typedef __m256i sums[TILE][2];
 
 /* Adds in place: left to itself, gcc moves the additions behind all products and spills. */
 static inline void add16(__m256i *s, __m256i t) {
     __asm__("vpaddw %1, %0, %0" : "+x"(*s) : "x"(t));
 }
-static inline void add32(__m256i *s, __m256i t) {
-    __asm__("vpaddd %1, %0, %0" : "+x"(*s) : "x"(t));
+
+static inline __m256i four(const int8_t *p) {
+    int32_t v;
+    memcpy(&v, p, 4);
+    return _mm256_set1_epi32(v);
 }
 
-static inline __m256i four_bytes(const void *p) {
-    int32_t four;
-    memcpy(&four, p, 4);
-    return _mm256_set1_epi32(four);
-}
+enum { WORDS = 64 }; /* bytes of a word of sixteen rows */
 
-/* 32 columns of m rows of inputs times 16 rows of 4-bit codes: 16-bit sums, then widened. */
+/* Up to four words of 4-bit codes (32 columns) times n <= 4 lanes of inputs, which lie `step` bytes
+ * apart from one four columns to the next: 16-bit sums, then widened onto d[lane][16]. */
 static inline __attribute__((always_inline)) void
-block_q4(int m, const uint8_t *panel, const sq_rounded *x, int64_t at, sums d) {
-    const __m256i one = _mm256_set1_epi16(1);
-    sums s;
-    for (int i = 0; i < m; i++) {
+block_q4(int n, int words, const uint8_t *w, const int8_t *x, int64_t step, int32_t d[][16]) {
+    const __m256i one = _mm256_set1_epi16(1), low = _mm256_set1_epi8(15);
+    __m256i s[4][2];
+    for (int i = 0; i < n; i++) {
         s[i][0] = s[i][1] = _mm256_setzero_si256();
     }
-    for (int q = 0; q < 8; q++) {
-        __m256i a = load(panel + q * QUAD), b = load(panel + q * QUAD + 32);
-        for (int i = 0; i < m; i++) {
-            __m256i v = four_bytes(x[i].codes + at + 4 * q);
+    for (int q = 0; q < words; q++, w += WORDS, x += 2 * step) {
+        __m256i a = load(w), b = load(w + 32);
+        __m256i al = _mm256_and_si256(a, low), bl = _mm256_and_si256(b, low);
+        for (int i = 0; i < n; i++) {
+            __m256i v = four(x + 4 * i);
+            add16(&s[i][0], _mm256_maddubs_epi16(al, v));
+            add16(&s[i][1], _mm256_maddubs_epi16(bl, v));
+        }
+        a = _mm256_and_si256(_mm256_srli_epi16(a, 4), low);
+        b = _mm256_and_si256(_mm256_srli_epi16(b, 4), low);
+        for (int i = 0; i < n; i++) {
+            __m256i v = four(x + step + 4 * i);
             add16(&s[i][0], _mm256_maddubs_epi16(a, v));
             add16(&s[i][1], _mm256_maddubs_epi16(b, v));
         }
     }
-    for (int i = 0; i < m; i++) {
-        d[i][0] = _mm256_add_epi32(d[i][0], _mm256_madd_epi16(s[i][0], one));
-        d[i][1] = _mm256_add_epi32(d[i][1], _mm256_madd_epi16(s[i][1], one));
+    for (int i = 0; i < 2 * n; i++) {
+        __m256i *to = (__m256i *)(void *)(d[i / 2] + 8 * (i % 2));
+        __m256i t = _mm256_madd_epi16(s[i / 2][i % 2], one);
+        _mm256_storeu_si256(to, _mm256_add_epi32(load(to), t));
     }
 }
 
-/* A piece of 8-bit codes, both sides in 16 bits. */
+/* Up to eight words of 8-bit codes times n <= 2 lanes: each code as two of 4 bits. */
 static inline __attribute__((always_inline)) void
-piece_q8(int m, const uint8_t *panel, const sq_rounded *x, int64_t at, int64_t columns, sums d) {
-    for (int64_t c = 0; c < columns; c += 2, panel += QUAD) {
-        __m256i a = load(panel), b = load(panel + 32);
-        for (int i = 0; i < m; i++) {
-            __m256i v = four_bytes(x[i].wide + at + c);
-            add32(&d[i][0], _mm256_madd_epi16(a, v));
-            add32(&d[i][1], _mm256_madd_epi16(b, v));
+block_q8(int n, int words, const uint8_t *w, const int8_t *x, int64_t step, int32_t d[][16]) {
+    const __m256i one = _mm256_set1_epi16(1), sixteen = _mm256_set1_epi16(16);
+    const __m256i low = _mm256_set1_epi8(15);
+    __m256i s[2][2], t[2][2];
+    for (int i = 0; i < n; i++) {
+        s[i][0] = s[i][1] = t[i][0] = t[i][1] = _mm256_setzero_si256();
+    }
+    for (int q = 0; q < words; q++, w += WORDS, x += step) {
+        for (int h = 0; h < 2; h++) {
+            __m256i a = load(w + 32 * h), b = _mm256_and_si256(_mm256_srli_epi16(a, 4), low);
+            a = _mm256_and_si256(a, low);
+            for (int i = 0; i < n; i++) {
+                __m256i v = four(x + 4 * i);
+                add16(&s[i][h], _mm256_maddubs_epi16(a, v));
+                add16(&t[i][h], _mm256_maddubs_epi16(b, v));
+            }
+        }
+    }
+    for (int i = 0; i < 2 * n; i++) {
+        __m256i *to = (__m256i *)(void *)(d[i / 2] + 8 * (i % 2));
+        __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(s[i / 2][i % 2], one),
+                                       _mm256_madd_epi16(t[i / 2][i % 2], sixteen));
+        _mm256_storeu_si256(to, _mm256_add_epi32(load(to), sum));
+    }
+}
+
+/* All lanes of x times a piece of a panel. Whole blocks have constants for bounds. */
+static inline __attribute__((always_inline)) void add_piece(int lanes, int bits, int64_t columns,
+                                                            const uint8_t *w, const int8_t *x,
+                                                            int32_t d[][16]) {
+    const int once = bits == 4 ? 4 : 2; /* lanes whose sums fit the registers */
+    for (int64_t c = 0; c < columns; c += 32) {
+        const uint8_t *from = w + c * SQ_PANEL * bits / 8;
+        int words = (int)(columns - c < 32 ? columns - c : 32) / (bits == 4 ? 8 : 4);
+        for (int i = 0; i < lanes; i += once) {
+            int n = lanes - i < once ? lanes - i : once;
+            const int8_t *in = x + c * lanes + 4 * i;
+            if (bits == 4 && words == 4) {
+                block_q4(n, 4, from, in, 4 * lanes, d + i);
+            } else if (bits == 4) {
+                block_q4(n, words, from, in, 4 * lanes, d + i);
+            } else if (words == 8) {
+                block_q8(n, 8, from, in, 4 * lanes, d + i);
+            } else {
+                block_q8(n, words, from, in, 4 * lanes, d + i);
+            }
         }
     }
 }
 
-static inline __attribute__((always_inline)) void tile(int m, const sq_weight *w,
-                                                       const uint8_t *panel, const sq_rounded *x,
-                                                       float y[TILE][SQ_PANEL]) {
-    int64_t pieces = sq_weight_pieces(w), stride = sq_weight_stride(w);
-    const float *scales = (const float *)(const void *)(panel + sq_panel_codes(w));
-    int middle = sq_weight_middle(w), four_bits = w->kind == SQ_W_Q4;
-    __m256 acc[4][TILE][2];
-    for (int i = 0; i < 4 * m; i++) {
-        acc[i / m][i % m][0] = acc[i / m][i % m][1] = _mm256_setzero_ps();
+static inline __attribute__((always_inline)) void tile(int rows, int planes, int bits,
+                                                       const sq_weight *w, int64_t panel,
+                                                       const sq_rounded *x, float *y, int64_t ldy) {
+    int64_t pieces = sq_weight_pieces(w), stride = sq_weight_stride(w), split = sq_weight_split(w);
+    const uint8_t *codes = sq_weight_panel(w, panel);
+    const int8_t *in = x->codes;
+    float out[8][SQ_PANEL];
+    __m256 acc[8][2];
+    for (int i = 0; i < 2 * rows; i++) {
+        acc[i / 2][i % 2] = _mm256_setzero_ps();
     }
     for (int64_t p = 0; p < pieces; p++) {
-        sums d;
-        for (int i = 0; i < m; i++) {
-            d[i][0] = d[i][1] = _mm256_set1_epi32(-middle * x[i].sums[p]);
-        }
-        for (int64_t c = 0; four_bits && c < stride; c += 32, panel += PLANE) {
-            block_q4(m, panel, x, p * stride + c, d);
-        }
-        if (!four_bits) {
-            piece_q8(m, panel, x, p * stride, stride, d);
-            panel += stride / 32 * 2 * PLANE;
-        }
-        __m256 s = _mm256_loadu_ps(scales + p * SQ_PANEL),
-               t = _mm256_loadu_ps(scales + p * SQ_PANEL + 8);
-        for (int i = 0; i < m; i++) {
-            __m256 *to = acc[p % 4][i];
-            to[0] = _mm256_fmadd_ps(s, _mm256_cvtepi32_ps(d[i][0]), to[0]);
-            to[1] = _mm256_fmadd_ps(t, _mm256_cvtepi32_ps(d[i][1]), to[1]);
+        int32_t d[8][SQ_PANEL];
+        memset(d, 0, sizeof d);
+        add_piece(rows * planes, bits, stride, codes, in, d);
+        codes += stride * SQ_PANEL * bits / 8;
+        in += stride * rows * planes;
+        int64_t at = (panel * sq_weight_groups(w) + p / split) * SQ_PANEL;
+        for (int i = 0; i < 2 * rows; i++) {
+            int r = i / 2, h = i % 2;
+            __m256i sum = load(d[r] + 8 * h);
+            if (planes == 2) {
+                sum = _mm256_add_epi32(sum, _mm256_slli_epi32(load(d[rows + r] + 8 * h), 8));
+            }
+            sum =
+                _mm256_sub_epi32(sum, _mm256_set1_epi32(x->sums[p * rows + r] * (1 << (bits - 1))));
+            __m256 f =
+                _mm256_mul_ps(_mm256_set1_ps(x->scales[p * rows + r]), _mm256_cvtepi32_ps(sum));
+            acc[r][h] = _mm256_fmadd_ps(_mm256_loadu_ps(w->scales + at + 8 * h), f, acc[r][h]);
+            if (w->offsets != NULL) {
+                acc[r][h] =
+                    _mm256_fmadd_ps(_mm256_loadu_ps(w->offsets + at + 8 * h),
+                                    _mm256_set1_ps(x->scaled_sums[p * rows + r]), acc[r][h]);
+            }
         }
     }
-    for (int i = 0; i < 2 * m; i++) {
-        int r = i / 2, h = i % 2;
-        _mm256_storeu_ps(y[r] + 8 * h, _mm256_add_ps(_mm256_add_ps(acc[0][r][h], acc[1][r][h]),
-                                                     _mm256_add_ps(acc[2][r][h], acc[3][r][h])));
+    int64_t c = panel * SQ_PANEL, n = w->n - c < SQ_PANEL ? w->n - c : SQ_PANEL;
+    for (int i = 0; i < rows; i++) {
+        _mm256_storeu_ps(out[i], acc[i][0]);
+        _mm256_storeu_ps(out[i] + 8, acc[i][1]);
+        memcpy(y + i * ldy + c, out[i], (size_t)n * sizeof *y);
     }
 }
 
-static void int_tile(const sq_weight *w, int64_t n, const uint8_t *panel, const sq_rounded *x,
-                     int64_t rows, float *y, int64_t ldy) {
-    for (int64_t i = 0; i < rows; i += TILE) {
-        float t[TILE][SQ_PANEL];
-        int64_t m = rows - i < TILE ? rows - i : TILE;
-        switch (m) {
-        case 6:
-            tile(6, w, panel, x + i, t);
-            break;
-        case 5:
-            tile(5, w, panel, x + i, t);
-            break;
-        case 4:
-            tile(4, w, panel, x + i, t);
-            break;
-        case 3:
-            tile(3, w, panel, x + i, t);
-            break;
-        case 2:
-            tile(2, w, panel, x + i, t);
-            break;
-        default:
-            tile(1, w, panel, x + i, t);
-            break;
-        }
-        for (int64_t r = 0; r < m; r++) {
-            memcpy(y + (i + r) * ldy, t[r], (size_t)n * sizeof **t);
-        }
+#define TILE(rows, planes)                                                                         \
+    static void tile_##rows##_##planes(const sq_weight *w, int64_t panel0, int64_t panels,         \
+                                       const sq_rounded *x, float *y, int64_t ldy) {               \
+        for (int64_t j = panel0; j < panel0 + panels; j++) {                                       \
+            if (w->kind == SQ_W_Q4) {                                                              \
+                tile(rows, planes, 4, w, j, x, y, ldy);                                            \
+            } else {                                                                               \
+                tile(rows, planes, 8, w, j, x, y, ldy);                                            \
+            }                                                                                      \
+        }                                                                                          \
     }
+TILE(1, 1)
+TILE(2, 1) TILE(4, 1) TILE(8, 1) TILE(1, 2) TILE(2, 2) TILE(4, 2)
+
+    static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
+                         float *y, int64_t ldy) {
+    static void (*const tiles[2][4])(const sq_weight *, int64_t, int64_t, const sq_rounded *,
+                                     float *, int64_t) = {{tile_1_1, tile_2_1, tile_4_1, tile_8_1},
+                                                          {tile_1_2, tile_2_2, tile_4_2, NULL}};
+    int rows = x->rows == 1 ? 0 : x->rows == 2 ? 1 : x->rows == 4 ? 2 : 3;
+    tiles[x->planes - 1][rows](w, panel0, panels, x, y, ldy);
 }
 
 void sq_rounded_init_avx2(sq_kernels *k) {
     k->range = range;
     k->round_i8 = round_i8;
-    k->gemv_i4 = gemv_i4;
-    k->gemv_i8 = gemv_i8;
-    k->int_panel = int_panel;
+    k->round_i16 = round_i16;
     k->int_tile = int_tile;
 }

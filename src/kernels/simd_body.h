@@ -2,7 +2,7 @@
  * then includes this: v_load v_store v_set1 v_add v_sub v_mul v_fma(a,b,c)=a*b+c v_div, v_max and
  * v_min (the second operand if either is NaN), v_sum v_top v_load_part v_store_part (n < VN
  * elements, others zero) v_f16 v_bf16 v_i8 (widen VN at p) v_scale2(x, n)=x*2^n with whole n,
- * v_round, v_q4 v_q8 (VN codes of a packed row from column c, a multiple of VN, as floats). */
+ * v_round. */
 
 /* exp: x = n ln2 + r, a degree-6 polynomial on r (Cephes expf), within 2 ulp. Below -87.3, where
  * the result is no normal number, it gives 0; above 88.72 infinity; NaN stays NaN. */
@@ -272,34 +272,7 @@ static float k_round_loss(const float *w, const float *h, int64_t n, float scale
     return v_sum(v_add(sum, more));
 }
 
-/* Bit for bit the reference's fma(code, scale, offset); whole vectors only within a group. */
-#define DEQUANT(name, v_codes)                                                                     \
-    static void k_##name(const sq_weight *w, int64_t row, float *out) {                            \
-        if (w->group % VN != 0) {                                                                  \
-            sq_kernels plain;                                                                      \
-            sq_kernels_init_c(&plain);                                                             \
-            plain.name(w, row, out);                                                               \
-            return;                                                                                \
-        }                                                                                          \
-        const uint8_t *codes = sq_weight_row(w, row);                                              \
-        int64_t c = 0, k = w->k, g = row * sq_weight_groups(w);                                    \
-        for (int64_t end = w->group; c < k; end += w->group, g++) {                                \
-            V s = v_set1(w->scales[g]), o = v_set1(w->offsets[g]);                                 \
-            for (end = end < k ? end : k; c + VN <= end; c += VN) {                                \
-                v_store(out + c, v_fma(v_codes(codes, c), s, o));                                  \
-            }                                                                                      \
-            if (c < end) { /* the matrix ends here */                                              \
-                v_store_part(out + c, v_fma(v_codes(codes, c), s, o), end - c);                    \
-                return;                                                                            \
-            }                                                                                      \
-        }                                                                                          \
-    }
-DEQUANT(dequant_q4, v_q4)
-DEQUANT(dequant_q8, v_q8)
-
 static void fill_table(sq_kernels *k) {
-    k->dequant_q4 = k_dequant_q4;
-    k->dequant_q8 = k_dequant_q8;
     k->dot_f32 = k_dot_f32;
     k->dot_f16 = k_dot_f16;
     k->dot_bf16 = k_dot_bf16;

@@ -17,38 +17,64 @@ sq_status sq_weight_dense(sq_weight *w, sq_dtype t, const void *data, int64_t n,
     return SQ_OK;
 }
 
-static void put_code(uint8_t *out, int64_t c, uint8_t code, int bits) {
-    if (bits == 8) {
-        out[c] = code;
-        return;
+/* Codes of one row, a byte a column of k_padded, into their place in the panel. */
+static void pack_row(sq_weight *w, int64_t row, const uint8_t *codes) {
+    int64_t stride = sq_weight_stride(w), pieces = sq_weight_pieces(w);
+    uint8_t *to = (uint8_t *)w->owned + row / SQ_PANEL * sq_panel_bytes(w) + row % SQ_PANEL * 4;
+    for (int64_t p = 0; p < pieces; p++) {
+        uint8_t piece[SQ_PIECE];
+        int64_t n = sq_piece_columns(w, p);
+        memset(piece, 0, sizeof piece);
+        memcpy(piece, codes + sq_piece_start(w, p), (size_t)n);
+        for (int64_t c = 0; c < stride; c += w->kind == SQ_W_Q4 ? 8 : 4, to += 4 * SQ_PANEL) {
+            uint64_t eight = 0;
+            memcpy(&eight, piece + c, w->kind == SQ_W_Q4 ? 8 : 4);
+            uint32_t word = (uint32_t)eight;
+            word |= w->kind == SQ_W_Q4 ? (uint32_t)(eight >> 28) : 0;
+            memcpy(to, &word, 4);
+        }
     }
-    int64_t in = c % SQ_CHUNK_COLUMNS, nibble = in / 16;
-    out[c / SQ_CHUNK_COLUMNS * 64 + in % 16 * 4 + nibble / 2] |=
-        (uint8_t)(code << (nibble & 1 ? 4 : 0));
 }
 
-static void pack_row(uint8_t *out, const uint32_t *words, int64_t k, int bits) {
-    for (int64_t c = 0; c < k; c++) {
-        put_code(
-            out, c,
-            (uint8_t)(bits == 8 ? words[c / 4] >> (c % 4 * 8) : words[c / 8] >> (c % 8 * 4) & 15),
-            bits);
+/* A byte a column from compressed-tensors' words. */
+static void spread_row(uint8_t *codes, const uint32_t *words, int64_t k, int bits) {
+    for (int64_t c = 0; bits == 8 && c < k; c++) {
+        codes[c] = (uint8_t)(words[c / 4] >> c % 4 * 8);
+    }
+    for (int64_t c = 0; bits == 4 && c < k; c += 8) {
+        uint64_t v = words[c / 8];
+        v = (v | v << 16) & 0x0000ffff0000ffffu;
+        v = (v | v << 8) & 0x00ff00ff00ff00ffu;
+        v = (v | v << 4) & 0x0f0f0f0f0f0f0f0fu;
+        memcpy(codes + c, &v, (size_t)(k - c < 8 ? k - c : 8));
     }
 }
 
-/* Room for codes (zeroed), scales and offsets of a weight whose dimensions are set. */
-static sq_status make_room(sq_weight *w, sq_error *err) {
-    size_t groups = (size_t)sq_weight_groups(w);
-    size_t row_bytes = (size_t)sq_weight_row_bytes(w);
-    w->owned = sq_alloc((size_t)w->n, row_bytes, "packed weights", err);
+/* Room for codes, scales and offsets (zeroed) of a weight whose dimensions are set. */
+static sq_status make_room(sq_weight *w, int offsets, sq_error *err) {
+    size_t panels = (size_t)sq_weight_panels(w);
+    size_t scales = SQ_PANEL * sizeof(float) * (size_t)sq_weight_groups(w);
+    w->owned = sq_alloc(panels, (size_t)sq_panel_bytes(w), "packed weights", err);
     w->data = w->owned;
-    w->scales = sq_alloc_raw((size_t)w->n, groups * sizeof(float), "scales", err);
-    w->offsets = sq_alloc_raw((size_t)w->n, groups * sizeof(float), "offsets", err);
-    if (w->owned == NULL || w->scales == NULL || w->offsets == NULL) {
+    w->scales = sq_alloc(panels, scales, "scales", err);
+    w->offsets = offsets ? sq_alloc(panels, scales, "offsets", err) : NULL;
+    if (w->owned == NULL || w->scales == NULL || (offsets && w->offsets == NULL)) {
         sq_weight_free(w);
         return SQ_ENOMEM;
     }
     return SQ_OK;
+}
+
+/* Where scale and offset of a row's group lie. */
+static int64_t scale_at(const sq_weight *w, int64_t row, int64_t group) {
+    return (row / SQ_PANEL * sq_weight_groups(w) + group) * SQ_PANEL + row % SQ_PANEL;
+}
+
+static sq_status packing_failed(sq_weight *w, sq_error *err) {
+    sq_fail(err, SQ_ENOMEM, "not enough memory to pack a row of %lld columns",
+            (long long)w->k_padded);
+    sq_weight_free(w);
+    return SQ_ENOMEM;
 }
 
 sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, const float *scales,
@@ -67,34 +93,48 @@ sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, con
             bits, (long long)n, (long long)k, (long long)k_padded, (long long)group);
     }
     int64_t groups = k_padded / group, row_words = (k_padded * bits + 31) / 32;
-    size_t row_bytes = (size_t)sq_weight_row_bytes(w);
-    sq_status st = make_room(w, err);
+    int middle = 1 << (bits - 1), offsets = 0;
+    for (int64_t i = 0; zeros != NULL && !offsets && i < n * groups; i++) {
+        offsets = zeros[i] != middle;
+    }
+    sq_status st = make_room(w, offsets, err);
     if (st != SQ_OK) {
         return st;
     }
-    uint8_t *codes = w->owned;
-    w->centred = 1;
-    for (int64_t i = 0; zeros != NULL && w->centred && i < n * groups; i++) {
-        w->centred = zeros[i] == 1 << (bits - 1);
-    }
-#pragma omp parallel for schedule(static) num_threads(sq_threads()) if (n * k > 65536)
+    int failed = 0;
+#pragma omp parallel for schedule(static) num_threads(sq_threads())                                \
+    reduction(|                                                                                    \
+              : failed) if (n * k > 65536)
     for (int64_t r = 0; r < n; r++) {
-        pack_row(codes + (size_t)r * row_bytes, words + r * row_words, k_padded, bits);
-        for (int64_t g = r * groups; g < (r + 1) * groups; g++) {
-            float zero = zeros == NULL ? (float)(1 << (bits - 1)) : (float)zeros[g];
-            w->scales[g] = scales[g];
-            w->offsets[g] = -zero * scales[g];
+        uint8_t *codes = (uint8_t *)sq_thread_scratch(2, (size_t)k_padded / sizeof(float) + 1);
+        if (codes == NULL) {
+            failed = 1;
+            continue;
+        }
+        spread_row(codes, words + r * row_words, k_padded, bits);
+        pack_row(w, r, codes);
+        for (int64_t g = 0; g < groups; g++) {
+            int64_t at = scale_at(w, r, g);
+            w->scales[at] = scales[r * groups + g];
+            if (offsets) {
+                w->offsets[at] = (float)(middle - zeros[r * groups + g]) * w->scales[at];
+            }
         }
     }
-    return SQ_OK;
+    return failed ? packing_failed(w, err) : SQ_OK;
 }
 
 sq_status sq_weight_order(sq_weight *w, const int32_t *columns, sq_error *err) {
-    w->place = sq_alloc_raw((size_t)w->k, sizeof *w->place, "the order of columns", err);
-    for (int64_t j = 0; w->place != NULL && j < w->k; j++) {
-        w->place[columns[j]] = (int32_t)j;
+    w->place = sq_alloc_raw((size_t)w->k, 2 * sizeof *w->place, "the order of columns", err);
+    if (w->place == NULL) {
+        return SQ_ENOMEM;
     }
-    return w->place == NULL ? SQ_ENOMEM : SQ_OK;
+    w->order = w->place + w->k;
+    for (int64_t j = 0; j < w->k; j++) {
+        w->place[columns[j]] = (int32_t)j;
+        w->order[j] = columns[j];
+    }
+    return SQ_OK;
 }
 
 sq_status sq_weight_blocks(sq_weight *w, sq_dtype t, const void *data, int64_t n, int64_t k,
@@ -109,27 +149,44 @@ sq_status sq_weight_blocks(sq_weight *w, sq_dtype t, const void *data, int64_t n
     }
     w->kind = form.bits == 4 ? SQ_W_Q4 : SQ_W_Q8;
     w->group = form.group;
-    sq_status st = make_room(w, err);
+    sq_status st = make_room(w, t != SQ_Q4_0 && t != SQ_Q8_0, err);
     if (st != SQ_OK) {
         return st;
     }
-    uint8_t *codes = w->owned;
-    w->centred = t == SQ_Q4_0 || t == SQ_Q8_0;
-    int64_t groups = sq_weight_groups(w), per = block / form.group;
-    size_t row_bytes = (size_t)sq_weight_row_bytes(w);
-#pragma omp parallel for schedule(static) num_threads(sq_threads()) if (n * k > 65536)
+    int64_t per = block / form.group;
+    int failed = 0;
+#pragma omp parallel for schedule(static) num_threads(sq_threads())                                \
+    reduction(|                                                                                    \
+              : failed) if (n * k > 65536)
     for (int64_t r = 0; r < n; r++) {
         const uint8_t *p = (const uint8_t *)data + (size_t)(r * (k / block)) * sq_dtype_size(t);
-        for (int64_t b = 0; b < k / block; b++, p += sq_dtype_size(t)) {
-            uint8_t q[SQ_MAX_BLOCK];
-            int64_t g = r * groups + b * per;
-            form.read(p, q, w->scales + g, w->offsets + g);
-            for (int64_t i = 0; i < block; i++) {
-                put_code(codes + (size_t)r * row_bytes, b * block + i, q[i], form.bits);
+        uint8_t *codes = (uint8_t *)sq_thread_scratch(2, (size_t)k / sizeof(float) + 1);
+        for (int64_t b = 0; codes != NULL && b < k / block; b++, p += sq_dtype_size(t)) {
+            float scales[SQ_MAX_BLOCK], offsets[SQ_MAX_BLOCK];
+            form.read(p, codes + b * block, scales, offsets);
+            for (int64_t g = 0; g < per; g++) {
+                int64_t at = scale_at(w, r, b * per + g);
+                w->scales[at] = scales[g];
+                if (w->offsets != NULL) {
+                    w->offsets[at] = offsets[g] + (float)sq_weight_middle(w) * scales[g];
+                }
             }
         }
+        if (codes != NULL) {
+            pack_row(w, r, codes);
+        }
+        failed |= codes == NULL;
     }
-    return SQ_OK;
+    return failed ? packing_failed(w, err) : SQ_OK;
+}
+
+/* The code of column c of piece p. */
+static int code_at(const sq_weight *w, int64_t row, int64_t p, int64_t c) {
+    const uint8_t *words = sq_weight_panel(w, row / SQ_PANEL) +
+                           p * sq_weight_stride(w) * SQ_PANEL / (w->kind == SQ_W_Q4 ? 2 : 1) +
+                           row % SQ_PANEL * 4;
+    return w->kind == SQ_W_Q8 ? words[c / 4 * 4 * SQ_PANEL + c % 4]
+                              : words[c / 8 * 4 * SQ_PANEL + c % 4] >> (c % 8 / 4 * 4) & 15;
 }
 
 float sq_weight_at(const sq_weight *w, int64_t row, int64_t c) {
@@ -148,14 +205,12 @@ float sq_weight_at(const sq_weight *w, int64_t row, int64_t c) {
     case SQ_W_Q8:
         break;
     }
-    const uint8_t *codes = sq_weight_row(w, row);
     c = w->place == NULL ? c : w->place[c];
-    int64_t g = row * sq_weight_groups(w) + c / w->group, in = c % SQ_CHUNK_COLUMNS;
-    int code =
-        w->kind == SQ_W_Q8
-            ? codes[c]
-            : codes[c / SQ_CHUNK_COLUMNS * 64 + in % 16 * 4 + in / 32] >> (in / 16 % 2 * 4) & 15;
-    return fmaf((float)code, w->scales[g], w->offsets[g]);
+    int64_t g = c / w->group, in = c % w->group, stride = sq_weight_stride(w);
+    int64_t at = scale_at(w, row, g);
+    int code = code_at(w, row, g * sq_weight_split(w) + in / stride, in % stride);
+    return (float)(code - sq_weight_middle(w)) * w->scales[at] +
+           (w->offsets == NULL ? 0.0f : w->offsets[at]);
 }
 
 void sq_weight_free(sq_weight *w) {
@@ -179,13 +234,49 @@ size_t sq_weight_bytes(const sq_weight *w) {
     case SQ_W_Q8:
         break;
     }
-    return n * ((size_t)sq_weight_row_bytes(w) + (size_t)sq_weight_groups(w) * 2 * sizeof(float) +
-                (w->sums == NULL ? 0 : sizeof(float))) +
-           (w->place == NULL ? 0 : k * sizeof *w->place);
+    size_t scales = SQ_PANEL * sizeof(float) * (size_t)sq_weight_groups(w);
+    return (size_t)sq_weight_panels(w) *
+               ((size_t)sq_panel_bytes(w) + scales * (w->offsets == NULL ? 1 : 2)) +
+           (w->sums == NULL ? 0 : n * sizeof(float)) +
+           (w->place == NULL ? 0 : 2 * k * sizeof *w->place);
+}
+
+/* A word's columns as numbers. */
+static inline void widen_word(const sq_weight *w, const uint8_t *word, float scale, float offset,
+                              float *y) {
+    for (int b = 0; b < 4; b++) {
+        int q = word[b];
+        y[b] = (float)(w->kind == SQ_W_Q4 ? (q & 15) - 8 : q - 128) * scale + offset;
+        if (w->kind == SQ_W_Q4) {
+            y[4 + b] = (float)((q >> 4) - 8) * scale + offset;
+        }
+    }
+}
+
+/* A row as it is stored: y[k_padded], or less where the caller's row ends. */
+static void widen_row(const sq_weight *w, int64_t row, float *y) {
+    int64_t pieces = sq_weight_pieces(w), stride = sq_weight_stride(w), split = sq_weight_split(w);
+    int64_t per = w->kind == SQ_W_Q4 ? 8 : 4;
+    const uint8_t *word = sq_weight_panel(w, row / SQ_PANEL) + row % SQ_PANEL * 4;
+    for (int64_t p = 0; p < pieces; p++) {
+        int64_t at = scale_at(w, row, p / split), first = sq_piece_start(w, p);
+        int64_t n = sq_piece_columns(w, p);
+        n = first + n > w->k ? w->k - first : n;
+        float scale = w->scales[at], offset = w->offsets == NULL ? 0.0f : w->offsets[at];
+        for (int64_t c = 0; c < stride; c += per, word += 4 * SQ_PANEL) {
+            if (c + per <= n) {
+                widen_word(w, word, scale, offset, y + first + c);
+            } else if (c < n) {
+                float all[8];
+                widen_word(w, word, scale, offset, all);
+                memcpy(y + first + c, all, (size_t)(n - c) * sizeof *y);
+            }
+        }
+    }
 }
 
 /* A quantized row; where columns are stored in another order, by way of a row of scratch. */
-static void dequant_row(const sq_kernels *kn, const sq_weight *w, int64_t row, float *y) {
+static void dequant_row(const sq_weight *w, int64_t row, float *y) {
     float *stored = w->place == NULL ? y : sq_thread_scratch(2, (size_t)w->k);
     if (stored == NULL) {
         for (int64_t c = 0; c < w->k; c++) {
@@ -193,7 +284,7 @@ static void dequant_row(const sq_kernels *kn, const sq_weight *w, int64_t row, f
         }
         return;
     }
-    (w->kind == SQ_W_Q4 ? kn->dequant_q4 : kn->dequant_q8)(w, row, stored);
+    widen_row(w, row, stored);
     for (int64_t c = 0; w->place != NULL && c < w->k; c++) {
         y[c] = stored[w->place[c]];
     }
@@ -217,7 +308,7 @@ void sq_weight_rows_f32(const sq_weight *w, int64_t row0, int64_t rows, float *o
             break;
         case SQ_W_Q4:
         case SQ_W_Q8:
-            dequant_row(kn, w, row0 + r, y);
+            dequant_row(w, row0 + r, y);
             break;
         }
     }

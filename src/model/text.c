@@ -175,13 +175,29 @@ sq_status sq_enter_linears(const sq_linear *l, const sq_tap_sink *sink, const fl
     return sink == NULL ? SQ_OK : sink->rows(sink->user, l->tap, x, ldx, rows, k, err);
 }
 
+/* A linear that does not round its inputs to 8 bits keeps all but the last digits of f32's. */
+static sq_rounding rounding_of(const sq_linear *l) {
+    return !l->quantized || l->scheme.act_bits != 8 ? SQ_ROUND_16
+           : l->scheme.act_symmetric                ? SQ_ROUND_8_SYMMETRIC
+                                                    : SQ_ROUND_8;
+}
+
+void sq_linears_rows(const sq_linear *const *l, int count, const float *x, int64_t ldx,
+                     int64_t rows, float *const *y, const int64_t *ldy) {
+    for (int i = 0; i < count;) {
+        sq_rounding how = rounding_of(l[i]);
+        sq_product p[SQ_PRODUCTS];
+        int n = 0;
+        for (; i < count && rounding_of(l[i]) == how; i++, n++) {
+            p[n] = (sq_product){&l[i]->weight, l[i]->bias, y[i], ldy[i]};
+        }
+        sq_matmul_rounded(p, n, how, x, ldx, rows);
+    }
+}
+
 void sq_linear_rows(const sq_linear *l, const float *x, int64_t ldx, int64_t rows, float *y,
                     int64_t ldy) {
-    if (l->quantized && l->scheme.act_bits == 8) {
-        sq_matmul_rounded(&l->weight, l->scheme.act_symmetric, x, ldx, rows, l->bias, y, ldy);
-    } else {
-        sq_matmul(&l->weight, x, ldx, rows, l->bias, y, ldy);
-    }
+    sq_linears_rows(&l, 1, x, ldx, rows, &y, &ldy);
 }
 
 static void norm_rows(float *y, const float *x, const float *w, float eps, int64_t rows,
@@ -209,8 +225,8 @@ static sq_status mlp_chunk(const sq_net *n, sq_work *w, const sq_block *b, float
     sq_status st;
     norm_rows(w->x.data, h, b->norms[1].weight, n->config.rms_eps, rows, hid);
     SQ_TRY(sq_enter_linears(gate, sink, w->x.data, hid, rows, hid, err));
-    sq_linear_rows(gate, w->x.data, hid, rows, w->gate.data, inter);
-    sq_linear_rows(&b->linears[SQ_L_UP], w->x.data, hid, rows, w->up.data, inter);
+    sq_linears_rows((const sq_linear *[]){gate, &b->linears[SQ_L_UP]}, 2, w->x.data, hid, rows,
+                    (float *[]){w->gate.data, w->up.data}, (int64_t[]){inter, inter});
 #pragma omp parallel for schedule(static) if (rows > 32)
     for (int64_t i = 0; i < rows; i++) {
         kn->silu_mul(w->gate.data + i * inter, w->up.data + i * inter, inter);
@@ -233,10 +249,10 @@ static sq_status layer_chunk(const sq_net *n, sq_work *w, const sq_block *b, sq_
     sq_status st;
     norm_rows(w->x.data, h, b->norms[0].weight, n->config.rms_eps, rows, hid);
     SQ_TRY(sq_enter_linears(&b->linears[SQ_L_Q], sink, w->x.data, hid, rows, hid, err));
-    sq_linear_rows(&b->linears[SQ_L_Q], w->x.data, hid, rows, w->qkv.data, ld);
-    sq_linear_rows(&b->linears[SQ_L_K], w->x.data, hid, rows, w->qkv.data + d[SQ_D_Q], ld);
-    sq_linear_rows(&b->linears[SQ_L_V], w->x.data, hid, rows, w->qkv.data + d[SQ_D_Q] + d[SQ_D_KV],
-                   ld);
+    float *q = w->qkv.data, *k = q + d[SQ_D_Q], *v = k + d[SQ_D_KV];
+    sq_linears_rows(
+        (const sq_linear *[]){&b->linears[SQ_L_Q], &b->linears[SQ_L_K], &b->linears[SQ_L_V]}, 3,
+        w->x.data, hid, rows, (float *[]){q, k, v}, (int64_t[]){ld, ld, ld});
     store_kv(n, kv, kv_layer, w->qkv.data, ld, cos_rows, sin_rows, at, rows);
     attend_chunk(&(chunk){n, w, kv, kv_layer, at, rows, w->qkv.data, ld}, cos_rows, sin_rows);
     SQ_TRY(sq_enter_linears(o, sink, w->att.data, d[SQ_D_Q], rows, d[SQ_D_Q], err));

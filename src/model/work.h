@@ -29,7 +29,10 @@ int sq_thread(void);
 /* Shows the input of the linears that share l's tap to the sink. */
 sq_status sq_enter_linears(const sq_linear *l, const sq_tap_sink *sink, const float *x, int64_t ldx,
                            int64_t rows, int64_t k, sq_error *err);
-/* y = x W^T + b; x is rounded to 8 bits, row by row, where the linear's scheme says so. */
+/* y[i] = x W^T + b of linears that share their input, at most SQ_PRODUCTS; x is rounded to 8 bits,
+ * row by row, where a linear's scheme says so. */
+void sq_linears_rows(const sq_linear *const *l, int count, const float *x, int64_t ldx,
+                     int64_t rows, float *const *y, const int64_t *ldy);
 void sq_linear_rows(const sq_linear *l, const float *x, int64_t ldx, int64_t rows, float *y,
                     int64_t ldy);
 

@@ -14,32 +14,32 @@ static int by_size(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* y = x W^T, of x rounded to 8 bits or as it is. */
-static void product(const sq_weight *w, int rounded, const float *x, int64_t rows, float *y) {
-    if (rounded) {
-        sq_matmul_rounded(w, 1, x, K, rows, NULL, y, N);
+/* y = x W^T, of x rounded to so many bits, or as it is (32). */
+static void product(const sq_weight *w, int bits, const float *x, int64_t rows, float *y) {
+    const sq_product p = {w, NULL, y, N};
+    if (bits < 32) {
+        sq_matmul_rounded(&p, 1, bits == 8 ? SQ_ROUND_8_SYMMETRIC : SQ_ROUND_16, x, K, rows);
     } else {
         sq_matmul(w, x, K, rows, NULL, y, N);
     }
 }
 
-static double median_seconds(const sq_weight *w, int rounded, const float *x, int64_t rows,
-                             float *y) {
+static double median_seconds(const sq_weight *w, int bits, const float *x, int64_t rows, float *y) {
     double t[RUNS];
     int runs = rows > 1 ? 5 : RUNS;
-    product(w, rounded, x, rows, y);
+    product(w, bits, x, rows, y);
     for (int i = 0; i < runs; i++) {
         t[i] = sq_now();
-        product(w, rounded, x, rows, y);
+        product(w, bits, x, rows, y);
         t[i] = sq_now() - t[i];
     }
     qsort(t, (size_t)runs, sizeof *t, by_size);
     return t[runs / 2];
 }
 
-static void report(const char *kind, const sq_weight *w, int rounded, const float *x, float *y) {
-    double one = median_seconds(w, rounded, x, 1, y), four = median_seconds(w, rounded, x, 4, y),
-           many = median_seconds(w, rounded, x, MANY, y);
+static void report(const char *kind, const sq_weight *w, int bits, const float *x, float *y) {
+    double one = median_seconds(w, bits, x, 1, y), four = median_seconds(w, bits, x, 4, y),
+           many = median_seconds(w, bits, x, MANY, y);
     printf("%-8s %-16s 1 row %8.3f ms %7.2f GB/s   4 rows %8.3f ms   %d rows %7.1f GFLOP/s\n",
            isa->name, kind, 1e3 * one, 1e-9 * (double)sq_weight_bytes(w) / one, 1e3 * four, MANY,
            2e-9 * N * K * MANY / many);
@@ -52,10 +52,10 @@ static void quantized(int bits, int64_t group, const float *x, float *y) {
     float *scales = calloc((size_t)(N * K / group), 4);
     if (words != NULL && scales != NULL &&
         sq_weight_quantized(&w, bits, words, scales, NULL, N, K, K, group, NULL) == SQ_OK) {
-        snprintf(kind, sizeof kind, "q%d of %lld", bits, (long long)group);
-        report(kind, &w, 0, x, y);
-        strcat(kind, " int8");
-        report(kind, &w, 1, x, y);
+        for (int x_bits = 8; x_bits <= 16; x_bits += 8) {
+            snprintf(kind, sizeof kind, "q%d of %lld int%d", bits, (long long)group, x_bits);
+            report(kind, &w, x_bits, x, y);
+        }
         sq_weight_free(&w);
     }
     free(words);
@@ -76,7 +76,7 @@ void bench(void) {
     for (int i = 0; x != NULL && y != NULL && dense != NULL && i < 3; i++) {
         sq_weight w;
         if (sq_weight_dense(&w, types[i], dense, N, K, NULL) == SQ_OK) {
-            report(names[i], &w, 0, x, y);
+            report(names[i], &w, 32, x, y);
         }
     }
     if (x != NULL && y != NULL) {

@@ -1,11 +1,13 @@
-/* Products with inputs rounded to 8 bits: every table to the bit against the C reference, few rows
- * against many, any number of threads; and the C reference against sums made from the codes. */
+/* Products with inputs rounded to 8 or 16 bits: every table to the bit against the C reference, few
+ * rows against many, any number of threads; and the C reference against sums made from the codes.
+ */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "checkasm.h"
+#include "kernels/internal.h"
 
 enum { ROWS = 40 };
 
@@ -47,7 +49,7 @@ static int make(matrix *m, int bits, int kind, int centred, int64_t n, int64_t k
     free(packed);
     free(scales);
     free(zeros);
-    verdict("a matrix", k, ok && m->w.centred == centred, 0, 0);
+    verdict("a matrix", k, ok && (m->w.offsets == NULL) == centred, 0, 0);
     return ok;
 }
 
@@ -64,8 +66,14 @@ static void inputs(float *x, int64_t k, int64_t rows) {
     }
 }
 
+/* One product. */
+static void product(const sq_weight *w, sq_rounding how, const float *x, int64_t rows, float *y) {
+    const sq_product p = {w, NULL, y, w->n};
+    sq_matmul_rounded(&p, 1, how, x, w->k, rows);
+}
+
 /* The rounded numbers, by the definition; returns the largest. */
-static double rounded(double *v, const float *x, int64_t k, int symmetric) {
+static double rounded_8(double *v, const float *x, int64_t k, int symmetric) {
     float lo = 0, hi = 0;
     double top = 0;
     for (int64_t i = 0; i < k; i++) {
@@ -82,16 +90,38 @@ static double rounded(double *v, const float *x, int64_t k, int symmetric) {
     return top;
 }
 
-static void against_doubles(const matrix *m, const float *x, int symmetric, const float *y) {
+/* To 16 bits, by pieces; what is lost is half of 1/32512 of a piece's largest. */
+static void rounded_16(double *v, const sq_weight *w, const float *x) {
+    for (int64_t p = 0; p < sq_weight_pieces(w); p++) {
+        int64_t lo = sq_piece_start(w, p), hi = lo + sq_piece_columns(w, p);
+        float top = 0;
+        hi = hi < w->k ? hi : w->k;
+        for (int64_t c = lo; c < hi; c++) {
+            top = fmaxf(top, fabsf(x[c]));
+        }
+        for (int64_t c = lo; top > 0 && c < hi; c++) {
+            v[c] = (double)rintf(x[c] * (32512.0f / top)) * (double)(top / 32512.0f);
+            double e = fabs(v[c] - (double)x[c]);
+            verdict("16 bits", c, e <= 1.6e-5 * (double)top, e, 1.6e-5 * (double)top);
+        }
+    }
+}
+
+static void against_doubles(const matrix *m, const float *x, sq_rounding how, const float *y) {
     int64_t n = m->w.n, k = m->w.k;
     double worst = 0;
     for (int64_t i = 0; i < 5; i++) { /* each kind of inputs */
-        double *v = calloc((size_t)k, sizeof *v), top = rounded(v, x + i * k, k, symmetric);
+        double *v = calloc((size_t)k, sizeof *v), top = 0;
+        if (how == SQ_ROUND_16) {
+            rounded_16(v, &m->w, x + i * k);
+        } else {
+            top = rounded_8(v, x + i * k, k, how == SQ_ROUND_8_SYMMETRIC);
+        }
         for (int64_t r = 0; r < n; r++) {
             double sum = 0, size = 1e-30;
             for (int64_t c = 0; c < k; c++) {
                 sum += v[c] * m->value[r * k + c];
-                size += (fabs(v[c]) + (symmetric ? 0.0 : top)) * m->size[r * k + c];
+                size += (fabs(v[c]) + (how == SQ_ROUND_8 ? top : 0.0)) * m->size[r * k + c];
             }
             double e = fabs(sum - (double)y[i * n + r]) / size;
             worst = e > worst || !(e == e) ? e : worst;
@@ -101,29 +131,53 @@ static void against_doubles(const matrix *m, const float *x, int symmetric, cons
     verdict("rounded product", k, worst <= 1e-6, worst, 1e-6);
 }
 
+/* Three products in one pass, the second of other groups: as each by itself. */
+static void together(const matrix *m, const float *x, sq_rounding how, const float *want) {
+    int64_t n = m->w.n, k = m->w.k;
+    matrix other;
+    if (!make(&other, 8, 0, 0, 19, k, k)) {
+        return;
+    }
+    float *y = calloc((size_t)(9 * (2 * n + 2 * 19)), 4), *z = y + 9 * n, *u = z + 9 * 19;
+    const sq_product p[] = {{&m->w, NULL, y, n}, {&other.w, NULL, z, 19}, {&m->w, NULL, u, n}};
+    float *alone = u + 9 * n;
+    sq_matmul_rounded(p, 3, how, x, k, 9);
+    product(&other.w, how, x, 9, alone);
+    verdict("products in one pass", k,
+            memcmp(y, want, (size_t)(9 * n) * 4) == 0 &&
+                memcmp(u, want, (size_t)(9 * n) * 4) == 0 && memcmp(z, alone, 9 * 19 * 4) == 0,
+            0, 0);
+    free(y);
+    sq_weight_free(&other.w);
+    free(other.value);
+    free(other.size);
+}
+
 static void one(int bits, int kind, int centred, int64_t n, int64_t k, int64_t group) {
     matrix m;
     float *x = calloc((size_t)(ROWS * k), 4), *y = calloc((size_t)(3 * ROWS * n), 4);
     float *z = y + ROWS * n, *few = z + ROWS * n;
     inputs(x, k, ROWS);
     if (make(&m, bits, kind, centred, n, k, group)) {
-        for (int symmetric = 0; symmetric < 2; symmetric++) {
+        for (int i = 0; i < 3; i++) {
+            sq_rounding how = (sq_rounding)i;
             sq_kernels_select("c", NULL);
-            sq_matmul_rounded(&m.w, symmetric, x, k, ROWS, NULL, y, n);
+            product(&m.w, how, x, ROWS, y);
             sq_kernels_select(isa->name, NULL);
-            against_doubles(&m, x, symmetric, y);
+            against_doubles(&m, x, how, y);
+            together(&m, x, how, y);
             for (int64_t rows = 9; rows <= ROWS; rows++) { /* every height of a tile */
                 memset(z, 0x55, (size_t)(ROWS * n) * 4);
-                sq_matmul_rounded(&m.w, symmetric, x, k, rows, NULL, z, n);
+                product(&m.w, how, x, rows, z);
                 verdict("many rounded rows to the bit", k,
                         memcmp(y, z, (size_t)(rows * n) * 4) == 0, 0, 0);
                 rows += rows > 21 ? 17 : 0;
             }
-            for (int64_t i = 0; i < ROWS; i += 1 + i % 8) {
-                int64_t rows = i + 1 + i % 8 <= ROWS ? 1 + i % 8 : 1;
-                sq_matmul_rounded(&m.w, symmetric, x + i * k, k, rows, NULL, few, n);
+            for (int64_t r = 0; r < ROWS; r += 1 + r % 8) {
+                int64_t rows = r + 1 + r % 8 <= ROWS ? 1 + r % 8 : 1;
+                product(&m.w, how, x + r * k, rows, few);
                 verdict("few rounded rows to the bit", k,
-                        memcmp(y + i * n, few, (size_t)(rows * n) * 4) == 0, 0, 0);
+                        memcmp(y + r * n, few, (size_t)(rows * n) * 4) == 0, 0, 0);
             }
         }
     }
@@ -137,7 +191,7 @@ static void one(int bits, int kind, int centred, int64_t n, int64_t k, int64_t g
 /* Ranges and rounding, with and without numbers that are none. */
 static void rows_of_inputs(const sq_kernels *ref) {
     float x[203];
-    int8_t a[203], b[203];
+    int8_t a[203], b[203], c[203] = {0}, d[203] = {0};
     for (int64_t n = 1; n <= 203; n++) {
         float lo, hi, want_lo, want_hi;
         inputs(x, n, 1);
@@ -149,6 +203,9 @@ static void rows_of_inputs(const sq_kernels *ref) {
         isa->round_i8(a, x, 0.013f, -7.0f, n);
         ref->round_i8(b, x, 0.013f, -7.0f, n);
         verdict("round_i8", n, memcmp(a, b, sizeof a) == 0, 0, 0);
+        isa->round_i16(a, c, x, 500.0f, n);
+        ref->round_i16(b, d, x, 500.0f, n);
+        verdict("round_i16", n, memcmp(a, b, sizeof a) == 0 && memcmp(c, d, sizeof c) == 0, 0, 0);
         x[n * 5 / 7] = NAN;
         isa->range(x, n, &lo, &hi);
         verdict("range of NaN", n, isnan(lo) && isnan(hi), 0, 0);
@@ -173,9 +230,13 @@ static void broken(void) {
         int rows = many ? 10 : 2;
         inputs(x, K, 10);
         x[K + 7] = many ? NAN : INFINITY;
-        sq_matmul_rounded(&m.w, many, x, K, rows, NULL, y, N);
+        product(&m.w, many ? SQ_ROUND_8_SYMMETRIC : SQ_ROUND_8, x, rows, y);
         for (int i = 0; i < rows * N; i++) {
             verdict("broken inputs", i, isnan(y[i]) == (i / N == 1), 0, 0);
+        }
+        product(&m.w, SQ_ROUND_16, x, rows, y);
+        for (int i = 0; i < rows * N; i++) {
+            verdict("broken inputs, 16 bits", i, isnan(y[i]) == (i / N == 1), 0, 0);
         }
     }
     sq_weight_free(&m.w);
@@ -191,10 +252,10 @@ static void threads(void) {
     if (make(&m, 4, 0, 1, N, K, 32)) {
         for (int rows = 1; rows <= ROWS; rows += ROWS - 1) {
             sq_set_threads(1);
-            sq_matmul_rounded(&m.w, 0, x, K, rows, NULL, y, N);
+            product(&m.w, SQ_ROUND_16, x, rows, y);
             for (int t = 2; t <= 5; t++) {
                 sq_set_threads(t);
-                sq_matmul_rounded(&m.w, 0, x, K, rows, NULL, y + ROWS * N, N);
+                product(&m.w, SQ_ROUND_16, x, rows, y + ROWS * N);
                 verdict("rounded, threads", t, memcmp(y, y + ROWS * N, (size_t)(rows * N) * 4) == 0,
                         0, 0);
             }

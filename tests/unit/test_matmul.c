@@ -244,12 +244,12 @@ static void no_memory(void **state) {
 static void *products(void *p) {
     const fixture *f = p;
     for (int i = 0; i < 20; i++) {
-        float x[300], y[9 * 50];
-        for (int c = 0; c < 300; c++) {
-            x[c] = (float)(c % 7) - 3.0f;
+        float x[9 * 300], y[9 * 50];
+        for (int c = 0; c < 9 * 300; c++) {
+            x[c] = (float)(c % 300 % 7) - 3.0f;
         }
         for (int64_t rows = 1; rows <= 9; rows += 8) {
-            sq_matmul(&f->w, x, 0, rows, NULL, y, 50); /* every row is the same */
+            sq_matmul(&f->w, x, 300, rows, NULL, y, 50); /* every row is the same */
             for (int64_t r = 0; r < f->w.n; r++) {
                 double sum = 0, size = 0;
                 for (int c = 0; c < 300; c++) {
@@ -354,6 +354,7 @@ static void refused(void **state) {
     sq_error err = {0};
     uint32_t words[64] = {0};
     float scales[64] = {0};
+    uint8_t zeros[64] = {0};
     static const int64_t bad[][5] = {/* bits, n, k, k_padded, group */
                                      {3, 1, 8, 8, 8},
                                      {4, 0, 8, 8, 8},
@@ -376,7 +377,7 @@ static void refused(void **state) {
     size_t used = sq_memory_used();
     for (long nth = 1; nth <= 3; nth++) {
         sq_memory_fail_after(nth);
-        assert_int_equal(sq_weight_quantized(&w, 4, words, scales, NULL, 2, 8, 8, 8, &err),
+        assert_int_equal(sq_weight_quantized(&w, 4, words, scales, zeros, 2, 8, 8, 8, &err),
                          SQ_ENOMEM);
     }
     sq_memory_fail_after(0);

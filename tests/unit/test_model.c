@@ -199,7 +199,8 @@ static void check_logits(fixture *f, const char *name, const sq_prompt *p, int64
         int32_t row;
         memcpy(&row, (const char *)which->data + 4 * i, 4);
         double e = worst(r.all + row * vocab, want + (int64_t)i * vocab, (size_t)vocab);
-        if (!(e <= 1e-3)) {
+        /* inputs of quantized linears keep 16 bits, and these random weights magnify it */
+        if (!(e <= (strstr(f->dir, "gguf") == NULL ? 1e-3 : 4e-3))) {
             fail_msg("%s %s chunk %d row %d: error %g", f->dir, name, (int)chunk, (int)row, e);
         }
     }
