@@ -142,6 +142,7 @@ static sq_status read_bytes(sq_qlinear *q, const sq_qparts *p, const char *what,
     SQ_TRY(need(p->codes, SQ_I8, 2, q->n, q->k_padded, what, ".weight", err));
     SQ_TRY(need(p->scales, SQ_F32, 2, q->n, groups, what, ".weight_scale", err));
     const int8_t *s = p->codes->data;
+#pragma omp parallel for simd schedule(static) if (q->n * q->k_padded > 65536)
     for (int64_t i = 0; i < q->n * q->k_padded; i++) {
         q->codes[i] = (uint8_t)((s[i] + half) & (2 * half - 1));
     }

@@ -37,12 +37,19 @@ typedef struct sq_weight {
 /* Borrows a dense matrix of F32, F16 or BF16. */
 sq_status sq_weight_dense(sq_weight *w, sq_dtype t, const void *data, int64_t n, int64_t k,
                           sq_error *err);
-/* Packs quantized codes: words[n][k_padded*bits/32] sequential nibbles or bytes (compressed-tensors
- * order, unsigned), scales[n][groups] and zeros[n][groups] (NULL: 2^(bits-1)). bits 4 or 8, group
- * divides k_padded. w = (code - zero) * scale. Copies everything. */
-sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, const float *scales,
-                              const uint8_t *zeros, int64_t n, int64_t k, int64_t k_padded,
-                              int64_t group, sq_error *err);
+/* Gives a row of a matrix that is packed: codes[k_padded], scales[groups] and, where the matrix has
+ * any, offsets[groups]: w = (code - 2^(bits-1)) * scale + offset. Called from several threads. */
+typedef void (*sq_weight_row_fn)(const void *user, int64_t row, uint8_t *codes, float *scales,
+                                 float *offsets);
+/* Packs a matrix of 4- or 8-bit codes row by row; group divides k_padded. */
+sq_status sq_weight_pack(sq_weight *w, int bits, int64_t n, int64_t k, int64_t k_padded,
+                         int64_t group, int offsets, sq_weight_row_fn read, const void *user,
+                         sq_error *err);
+/* The same from codes[n][k_padded], a byte each, scales[n][groups] and zeros[n][groups] (NULL:
+ * 2^(bits-1)): w = (code - zero) * scale. Copies everything. */
+sq_status sq_weight_codes(sq_weight *w, int bits, const uint8_t *codes, const float *scales,
+                          const uint8_t *zeros, int64_t n, int64_t k, int64_t k_padded,
+                          int64_t group, sq_error *err);
 /* Says that the columns of a quantized matrix without padding are stored in another order:
  * columns[j] is the one at place j. Copies. */
 sq_status sq_weight_order(sq_weight *w, const int32_t *columns, sq_error *err);

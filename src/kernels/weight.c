@@ -36,20 +36,6 @@ static void pack_row(sq_weight *w, int64_t row, const uint8_t *codes) {
     }
 }
 
-/* A byte a column from compressed-tensors' words. */
-static void spread_row(uint8_t *codes, const uint32_t *words, int64_t k, int bits) {
-    for (int64_t c = 0; bits == 8 && c < k; c++) {
-        codes[c] = (uint8_t)(words[c / 4] >> c % 4 * 8);
-    }
-    for (int64_t c = 0; bits == 4 && c < k; c += 8) {
-        uint64_t v = words[c / 8];
-        v = (v | v << 16) & 0x0000ffff0000ffffu;
-        v = (v | v << 8) & 0x00ff00ff00ff00ffu;
-        v = (v | v << 4) & 0x0f0f0f0f0f0f0f0fu;
-        memcpy(codes + c, &v, (size_t)(k - c < 8 ? k - c : 8));
-    }
-}
-
 /* Room for codes, scales and offsets (zeroed) of a weight whose dimensions are set. */
 static sq_status make_room(sq_weight *w, int offsets, sq_error *err) {
     size_t panels = (size_t)sq_weight_panels(w);
@@ -70,16 +56,30 @@ static int64_t scale_at(const sq_weight *w, int64_t row, int64_t group) {
     return (row / SQ_PANEL * sq_weight_groups(w) + group) * SQ_PANEL + row % SQ_PANEL;
 }
 
-static sq_status packing_failed(sq_weight *w, sq_error *err) {
-    sq_fail(err, SQ_ENOMEM, "not enough memory to pack a row of %lld columns",
-            (long long)w->k_padded);
-    sq_weight_free(w);
-    return SQ_ENOMEM;
+/* One row from its source into its panel; 0 without memory for it. */
+static int pack_from(sq_weight *w, int64_t row, sq_weight_row_fn read, const void *user) {
+    int64_t groups = sq_weight_groups(w);
+    size_t floats = (size_t)(2 * groups + w->k_padded / (int64_t)sizeof(float) + 1);
+    float *scales = sq_thread_scratch(2, floats), *offsets = scales + groups;
+    if (scales == NULL) {
+        return 0;
+    }
+    uint8_t *codes = (uint8_t *)(offsets + groups);
+    read(user, row, codes, scales, w->offsets == NULL ? NULL : offsets);
+    pack_row(w, row, codes);
+    for (int64_t g = 0; g < groups; g++) {
+        int64_t at = scale_at(w, row, g);
+        w->scales[at] = scales[g];
+        if (w->offsets != NULL) {
+            w->offsets[at] = offsets[g];
+        }
+    }
+    return 1;
 }
 
-sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, const float *scales,
-                              const uint8_t *zeros, int64_t n, int64_t k, int64_t k_padded,
-                              int64_t group, sq_error *err) {
+sq_status sq_weight_pack(sq_weight *w, int bits, int64_t n, int64_t k, int64_t k_padded,
+                         int64_t group, int offsets, sq_weight_row_fn read, const void *user,
+                         sq_error *err) {
     *w = (sq_weight){.kind = bits == 4 ? SQ_W_Q4 : SQ_W_Q8,
                      .n = n,
                      .k = k,
@@ -92,36 +92,92 @@ sq_status sq_weight_quantized(sq_weight *w, int bits, const uint32_t *words, con
             "no such quantized matrix; got %d bits, %lld x %lld (%lld stored), groups of %lld",
             bits, (long long)n, (long long)k, (long long)k_padded, (long long)group);
     }
-    int64_t groups = k_padded / group, row_words = (k_padded * bits + 31) / 32;
-    int middle = 1 << (bits - 1), offsets = 0;
-    for (int64_t i = 0; zeros != NULL && !offsets && i < n * groups; i++) {
-        offsets = zeros[i] != middle;
-    }
     sq_status st = make_room(w, offsets, err);
     if (st != SQ_OK) {
         return st;
     }
     int failed = 0;
-#pragma omp parallel for schedule(static) num_threads(sq_threads())                                \
-    reduction(|                                                                                    \
-              : failed) if (n * k > 65536)
-    for (int64_t r = 0; r < n; r++) {
-        uint8_t *codes = (uint8_t *)sq_thread_scratch(2, (size_t)k_padded / sizeof(float) + 1);
-        if (codes == NULL) {
-            failed = 1;
-            continue;
+#pragma omp parallel num_threads(sq_threads()) if (n * k > 65536)
+    {
+        int mine = 0;
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < n; r++) {
+            mine |= !pack_from(w, r, read, user);
         }
-        spread_row(codes, words + r * row_words, k_padded, bits);
-        pack_row(w, r, codes);
-        for (int64_t g = 0; g < groups; g++) {
-            int64_t at = scale_at(w, r, g);
-            w->scales[at] = scales[r * groups + g];
-            if (offsets) {
-                w->offsets[at] = (float)(middle - zeros[r * groups + g]) * w->scales[at];
-            }
+#pragma omp atomic
+        failed |= mine;
+    }
+    if (failed) {
+        sq_fail(err, SQ_ENOMEM, "not enough memory to pack a row of %lld columns", (long long)k);
+        sq_weight_free(w);
+        return SQ_ENOMEM;
+    }
+    return SQ_OK;
+}
+
+typedef struct block_rows {
+    sq_block_form form;
+    const uint8_t *data;
+    int64_t blocks, block, bytes; /* of a row; columns and bytes of a block */
+} block_rows;
+
+static void read_blocks(const void *user, int64_t row, uint8_t *codes, float *scales,
+                        float *offsets) {
+    const block_rows *b = user;
+    int64_t per = b->block / b->form.group;
+    const uint8_t *p = b->data + row * b->blocks * b->bytes;
+    for (int64_t i = 0; i < b->blocks; i++, p += b->bytes) {
+        float own[SQ_MAX_BLOCK];
+        b->form.read(p, codes + i * b->block, scales + i * per, own);
+        for (int64_t g = 0; offsets != NULL && g < per; g++) {
+            float middle = (float)(1 << (b->form.bits - 1));
+            offsets[i * per + g] = own[g] + middle * scales[i * per + g];
         }
     }
-    return failed ? packing_failed(w, err) : SQ_OK;
+}
+
+sq_status sq_weight_blocks(sq_weight *w, sq_dtype t, const void *data, int64_t n, int64_t k,
+                           sq_error *err) {
+    block_rows b = {
+        .data = data, .block = (int64_t)sq_dtype_block(t), .bytes = (int64_t)sq_dtype_size(t)};
+    *w = (sq_weight){.n = n, .k = k, .k_padded = k};
+    if (!sq_block_describe(t, &b.form) || n < 1 || k < 1 || k > INT64_MAX / 64 / n ||
+        k % b.block != 0 || data == NULL) {
+        return sq_fail(err, SQ_EARG, "no such block matrix; got %lld x %lld of %s", (long long)n,
+                       (long long)k, sq_dtype_name(t));
+    }
+    b.blocks = k / b.block;
+    return sq_weight_pack(w, b.form.bits, n, k, k, b.form.group, t != SQ_Q4_0 && t != SQ_Q8_0,
+                          read_blocks, &b, err);
+}
+
+typedef struct code_rows {
+    const uint8_t *codes, *zeros;
+    const float *scales;
+    int64_t columns, groups;
+    int middle;
+} code_rows;
+
+static void read_codes(const void *user, int64_t row, uint8_t *codes, float *scales,
+                       float *offsets) {
+    const code_rows *c = user;
+    memcpy(codes, c->codes + row * c->columns, (size_t)c->columns);
+    memcpy(scales, c->scales + row * c->groups, (size_t)c->groups * sizeof *scales);
+    for (int64_t g = 0; offsets != NULL && g < c->groups; g++) {
+        offsets[g] = (float)(c->middle - c->zeros[row * c->groups + g]) * scales[g];
+    }
+}
+
+sq_status sq_weight_codes(sq_weight *w, int bits, const uint8_t *codes, const float *scales,
+                          const uint8_t *zeros, int64_t n, int64_t k, int64_t k_padded,
+                          int64_t group, sq_error *err) {
+    code_rows c = {codes,          zeros, scales, k_padded, group < 1 ? 0 : k_padded / group,
+                   1 << (bits - 1)};
+    int offsets = 0;
+    for (int64_t i = 0; zeros != NULL && !offsets && i < n * c.groups; i++) {
+        offsets = zeros[i] != c.middle;
+    }
+    return sq_weight_pack(w, bits, n, k, k_padded, group, offsets, read_codes, &c, err);
 }
 
 sq_status sq_weight_order(sq_weight *w, const int32_t *columns, sq_error *err) {
@@ -135,49 +191,6 @@ sq_status sq_weight_order(sq_weight *w, const int32_t *columns, sq_error *err) {
         w->order[j] = columns[j];
     }
     return SQ_OK;
-}
-
-sq_status sq_weight_blocks(sq_weight *w, sq_dtype t, const void *data, int64_t n, int64_t k,
-                           sq_error *err) {
-    sq_block_form form;
-    int64_t block = (int64_t)sq_dtype_block(t);
-    *w = (sq_weight){.n = n, .k = k, .k_padded = k};
-    if (!sq_block_describe(t, &form) || n < 1 || k < 1 || k > INT64_MAX / 64 / n ||
-        k % block != 0 || data == NULL) {
-        return sq_fail(err, SQ_EARG, "no such block matrix; got %lld x %lld of %s", (long long)n,
-                       (long long)k, sq_dtype_name(t));
-    }
-    w->kind = form.bits == 4 ? SQ_W_Q4 : SQ_W_Q8;
-    w->group = form.group;
-    sq_status st = make_room(w, t != SQ_Q4_0 && t != SQ_Q8_0, err);
-    if (st != SQ_OK) {
-        return st;
-    }
-    int64_t per = block / form.group;
-    int failed = 0;
-#pragma omp parallel for schedule(static) num_threads(sq_threads())                                \
-    reduction(|                                                                                    \
-              : failed) if (n * k > 65536)
-    for (int64_t r = 0; r < n; r++) {
-        const uint8_t *p = (const uint8_t *)data + (size_t)(r * (k / block)) * sq_dtype_size(t);
-        uint8_t *codes = (uint8_t *)sq_thread_scratch(2, (size_t)k / sizeof(float) + 1);
-        for (int64_t b = 0; codes != NULL && b < k / block; b++, p += sq_dtype_size(t)) {
-            float scales[SQ_MAX_BLOCK], offsets[SQ_MAX_BLOCK];
-            form.read(p, codes + b * block, scales, offsets);
-            for (int64_t g = 0; g < per; g++) {
-                int64_t at = scale_at(w, r, b * per + g);
-                w->scales[at] = scales[g];
-                if (w->offsets != NULL) {
-                    w->offsets[at] = offsets[g] + (float)sq_weight_middle(w) * scales[g];
-                }
-            }
-        }
-        if (codes != NULL) {
-            pack_row(w, r, codes);
-        }
-        failed |= codes == NULL;
-    }
-    return failed ? packing_failed(w, err) : SQ_OK;
 }
 
 /* The code of column c of piece p. */

@@ -48,17 +48,17 @@ static void report(const char *kind, const sq_weight *w, int bits, const float *
 static void quantized(int bits, int64_t group, const float *x, float *y) {
     sq_weight w;
     char kind[32];
-    uint32_t *words = calloc((size_t)N * K * (size_t)bits / 32, 4);
+    uint8_t *codes = calloc((size_t)N * K, 1);
     float *scales = calloc((size_t)(N * K / group), 4);
-    if (words != NULL && scales != NULL &&
-        sq_weight_quantized(&w, bits, words, scales, NULL, N, K, K, group, NULL) == SQ_OK) {
+    if (codes != NULL && scales != NULL &&
+        sq_weight_codes(&w, bits, codes, scales, NULL, N, K, K, group, NULL) == SQ_OK) {
         for (int x_bits = 8; x_bits <= 16; x_bits += 8) {
             snprintf(kind, sizeof kind, "q%d of %lld int%d", bits, (long long)group, x_bits);
             report(kind, &w, x_bits, x, y);
         }
         sq_weight_free(&w);
     }
-    free(words);
+    free(codes);
     free(scales);
 }
 

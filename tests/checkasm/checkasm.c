@@ -170,9 +170,8 @@ static void test_rows(int64_t n, int kind) {
 static void test_quantized(int bits, int64_t n, int64_t k, int64_t group) {
     sq_error err = {0};
     sq_weight w;
-    int64_t kp = (k + group - 1) / group * group, groups = kp / group, per = 32 / bits,
-            words = (kp + per - 1) / per;
-    uint32_t *packed = calloc((size_t)(n * words), 4);
+    int64_t kp = (k + group - 1) / group * group, groups = kp / group;
+    uint8_t *packed = calloc((size_t)(n * kp), 1);
     float *scales = calloc((size_t)(n * groups), 4), *want = calloc((size_t)(n * k), 4);
     uint8_t *zeros = calloc((size_t)(n * groups), 1);
     for (int64_t i = 0; i < n * groups; i++) {
@@ -182,15 +181,15 @@ static void test_quantized(int bits, int64_t n, int64_t k, int64_t group) {
     for (int64_t r = 0; r < n; r++) {
         for (int64_t c = 0; c < kp; c++) {
             uint32_t q = (uint32_t)((r * 31 + c * 17 + c / 5) % (1 << bits));
-            packed[r * words + c / per] |= q << (c % per * bits);
+            packed[r * kp + c] = (uint8_t)q;
             if (c < k) {
                 int64_t g = r * groups + c / group;
                 want[r * k + c] = ((float)q - (float)zeros[g]) * scales[g];
             }
         }
     }
-    if (sq_weight_quantized(&w, bits, packed, scales, zeros, n, k, kp, group, &err) != SQ_OK) {
-        verdict("sq_weight_quantized", k, 0, 0, 0);
+    if (sq_weight_codes(&w, bits, packed, scales, zeros, n, k, kp, group, &err) != SQ_OK) {
+        verdict("sq_weight_codes", k, 0, 0, 0);
     } else {
         float *got = calloc((size_t)(n * k + 2 * CANARY), 4), *x = calloc((size_t)(9 * k), 4),
               y[9 * 64];
@@ -230,20 +229,19 @@ static void test_quantized(int bits, int64_t n, int64_t k, int64_t group) {
 /* The two ways to a packed number, for any group. */
 static void test_packed(int bits, int64_t n, int64_t k, int64_t group) {
     sq_weight w;
-    int64_t kp = (k + group - 1) / group * group, groups = kp / group, per = 32 / bits,
-            words = (kp + per - 1) / per;
-    uint32_t *packed = calloc((size_t)(n * words), 4);
+    int64_t kp = (k + group - 1) / group * group, groups = kp / group;
+    uint8_t *packed = calloc((size_t)(n * kp), 1);
     float *scales = calloc((size_t)(n * groups), 4), *y = calloc((size_t)(n * k), 4);
     uint8_t *zeros = calloc((size_t)(n * groups), 1);
-    for (int64_t i = 0; i < n * words; i++) {
-        packed[i] = (uint32_t)((uniform() + 1.0f) * 65535.0f) * 65521u + (uint32_t)i;
+    for (int64_t i = 0; i < n * kp; i++) {
+        packed[i] = (uint8_t)((uint32_t)((uniform() + 1.0f) * 65535.0f) % (1u << bits));
     }
     for (int64_t i = 0; i < n * groups; i++) {
         scales[i] = uniform() * expf(8 * uniform()); /* of both signs */
         zeros[i] = (uint8_t)((uint32_t)i * 37u % (1u << bits));
     }
-    if (sq_weight_quantized(&w, bits, packed, scales, zeros, n, k, kp, group, NULL) != SQ_OK) {
-        verdict("sq_weight_quantized", k, 0, 0, 0);
+    if (sq_weight_codes(&w, bits, packed, scales, zeros, n, k, kp, group, NULL) != SQ_OK) {
+        verdict("sq_weight_codes", k, 0, 0, 0);
     } else {
         sq_weight_rows_f32(&w, 0, n, y);
         for (int64_t i = 0; i < n * k; i++) {

@@ -23,9 +23,8 @@ static uint32_t code_of(int kind, int bits, int64_t r, int64_t c) {
 }
 
 static int make(matrix *m, int bits, int kind, int centred, int64_t n, int64_t k, int64_t group) {
-    int64_t kp = (k + group - 1) / group * group, groups = kp / group, per = 32 / bits,
-            words = (kp + per - 1) / per;
-    uint32_t *packed = calloc((size_t)(n * words), 4);
+    int64_t kp = (k + group - 1) / group * group, groups = kp / group;
+    uint8_t *packed = calloc((size_t)(n * kp), 1);
     float *scales = calloc((size_t)(n * groups), 4);
     uint8_t *zeros = calloc((size_t)(n * groups), 1);
     m->value = calloc((size_t)(n * k), sizeof(double));
@@ -37,14 +36,14 @@ static int make(matrix *m, int bits, int kind, int centred, int64_t n, int64_t k
     for (int64_t i = 0; i < n * kp; i++) { /* codes beyond k are not zero: x is */
         int64_t r = i / kp, c = i % kp, g = r * groups + c / group;
         uint32_t q = code_of(kind, bits, r, c);
-        packed[r * words + c / per] |= q << (c % per * bits);
+        packed[r * kp + c] = (uint8_t)q;
         if (c < k) {
             m->value[r * k + c] = ((double)q - zeros[g]) * (double)scales[g];
             m->size[r * k + c] = (double)((1 << bits) + zeros[g]) * fabs((double)scales[g]);
         }
     }
-    int ok = sq_weight_quantized(&m->w, bits, packed, scales, centred ? NULL : zeros, n, k, kp,
-                                 group, NULL) == SQ_OK &&
+    int ok = sq_weight_codes(&m->w, bits, packed, scales, centred ? NULL : zeros, n, k, kp, group,
+                             NULL) == SQ_OK &&
              sq_weight_sum_rows(&m->w, NULL) == SQ_OK;
     free(packed);
     free(scales);

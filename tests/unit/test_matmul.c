@@ -52,9 +52,8 @@ static void make_dense(fixture *f, sq_dtype t, int64_t n, int64_t k) {
 }
 
 static void make_codes(fixture *f, int bits, int64_t n, int64_t k, int64_t group, int symmetric) {
-    int64_t kp = (k + group - 1) / group * group, groups = kp / group, per = 32 / bits,
-            words = (kp + per - 1) / per;
-    uint32_t *packed = calloc((size_t)(n * words), 4);
+    int64_t kp = (k + group - 1) / group * group, groups = kp / group;
+    uint8_t *packed = calloc((size_t)(n * kp), 1);
     float *scales = calloc((size_t)(n * groups), 4);
     uint8_t *zeros = calloc((size_t)(n * groups), 1);
     f->value = malloc((size_t)(n * k) * sizeof(double));
@@ -69,15 +68,15 @@ static void make_codes(fixture *f, int bits, int64_t n, int64_t k, int64_t group
             /* codes beyond k are not zero: x must be */
             uint32_t q = (uint32_t)((uniform() + 1.0f) * 4096.0f) % (1u << bits);
             int64_t g = r * groups + c / group;
-            packed[r * words + c / per] |= q << (c % per * bits);
+            packed[r * kp + c] = (uint8_t)q;
             if (c < k) {
                 f->value[r * k + c] = ((double)q - zeros[g]) * (double)scales[g];
                 f->size[r * k + c] = ((double)q + zeros[g]) * (double)scales[g];
             }
         }
     }
-    assert_int_equal(sq_weight_quantized(&f->w, bits, packed, scales, symmetric ? NULL : zeros, n,
-                                         k, kp, group, NULL),
+    assert_int_equal(sq_weight_codes(&f->w, bits, packed, scales, symmetric ? NULL : zeros, n, k,
+                                     kp, group, NULL),
                      SQ_OK);
     free(packed);
     free(scales);
@@ -352,7 +351,7 @@ static void refused(void **state) {
     (void)state;
     sq_weight w;
     sq_error err = {0};
-    uint32_t words[64] = {0};
+    uint8_t words[64] = {0};
     float scales[64] = {0};
     uint8_t zeros[64] = {0};
     static const int64_t bad[][5] = {/* bits, n, k, k_padded, group */
@@ -367,8 +366,8 @@ static void refused(void **state) {
                                      {4, 8, 8, INT64_MAX / 8 * 8, 8}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         const int64_t *b = bad[i];
-        assert_true(sq_weight_quantized(&w, (int)b[0], words, scales, NULL, b[1], b[2], b[3], b[4],
-                                        &err) != SQ_OK);
+        assert_true(sq_weight_codes(&w, (int)b[0], words, scales, NULL, b[1], b[2], b[3], b[4],
+                                    &err) != SQ_OK);
         assert_null(w.owned);
     }
     assert_int_equal(sq_weight_dense(&w, SQ_I32, words, 1, 1, &err), SQ_EARG);
@@ -377,8 +376,7 @@ static void refused(void **state) {
     size_t used = sq_memory_used();
     for (long nth = 1; nth <= 3; nth++) {
         sq_memory_fail_after(nth);
-        assert_int_equal(sq_weight_quantized(&w, 4, words, scales, zeros, 2, 8, 8, 8, &err),
-                         SQ_ENOMEM);
+        assert_int_equal(sq_weight_codes(&w, 4, words, scales, zeros, 2, 8, 8, 8, &err), SQ_ENOMEM);
     }
     sq_memory_fail_after(0);
     assert_int_equal(sq_memory_used(), used);
