@@ -17,10 +17,11 @@ static void show_rate(const json_t *spread, const char *key, const char *what, c
 
 static void show(const json_t *r) {
     const json_t *s = json_object_get(r, "spread");
-    printf("%d threads, %s, KV cache in %s, median of %d\n",
+    printf("%d threads, %s, KV cache in %s, head %s, median of %d\n",
            (int)json_integer_value(json_object_get(r, "threads")),
            json_string_value(json_object_get(r, "kernels")),
            json_string_value(json_object_get(r, "kv_type")),
+           json_string_value(json_object_get(r, "lm_head")),
            (int)json_integer_value(json_object_get(r, "repeat")));
     printf("%-9s %10.2f s\n", "load", real(r, "load_s"));
     show_rate(s, "vision_s", "vision", "s");
@@ -43,6 +44,7 @@ int verb_bench(int argc, char **argv) {
         {"--image", CLI_TEXT, &image, "WxH  a picture for the vision tower"},
         {"--repeat", CLI_INT, &o.repeat, "R  rounds, after one that warms up (3)"},
         KV_OPTION(o.kv_type),
+        HEAD_OPTION(o.head),
         {NULL, CLI_FLAG, NULL, NULL},
     };
     int status = cli_parse("bench", argc, argv, options, pos, 1, 1, &common);

@@ -35,6 +35,13 @@ typedef struct cli_list {
 #define KV_OPTION(to)                                                                              \
     { "--kv-type", CLI_TEXT, &(to), "f32|f16|bf16|int8  how keys and values are kept (f32)" }
 
+/* How the output head is held. */
+#define HEAD_OPTION(to)                                                                            \
+    {                                                                                              \
+        "--lm-head", CLI_TEXT, &(to),                                                              \
+            "keep|w8a16|w4a16  the output head in memory (w8a16 where a quantized model's is not)" \
+    }
+
 typedef struct cli_option {
     const char *name; /* "--group-size", or "-o" */
     cli_kind kind;

@@ -88,6 +88,10 @@ static void show(const json_t *r) {
             printf("weights, %-9s %s\n", key, cli_bytes((double)json_integer_value(v)));
         }
     }
+    if (number(r, "rounded_head_bytes") > 0) {
+        printf("head, 8 bits       %s (--lm-head of run)\n",
+               cli_bytes(number(r, "rounded_head_bytes")));
+    }
     printf("on disk            %s\n", cli_bytes(number(r, "disk_bytes")));
     printf("the program itself %s\n", cli_bytes(number(r, "program_bytes")));
     printf("KV cache           %s (%s a token, %.0f tokens, %.0f at once)\n",

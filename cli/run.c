@@ -30,7 +30,9 @@ static json_t *image_list(const sq_result *r) {
     return list;
 }
 
-static void print_json(const sq_result *r, double load_s) {
+static void print_json(const sq_result *r, const sq_model *model) {
+    double load_s = sq_model_load_seconds(model);
+    const char *head = sq_model_head(model);
     json_t *tokens = json_array();
     for (size_t i = 0; i < r->n_tokens; i++) {
         json_array_append_new(tokens, json_integer(r->tokens[i]));
@@ -40,14 +42,14 @@ static void print_json(const sq_result *r, double load_s) {
     /* The first token comes from the prefill. */
     double decode =
         r->decode_s > 0 && r->n_tokens > 1 ? (double)(r->n_tokens - 1) / r->decode_s : 0;
-    json_t *o =
-        json_pack("{s:s, s:o, s:I, s:s, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:{s:I, s:I, s:I}, s:o}",
-                  "text", r->text, "tokens", tokens, "prompt_tokens", (json_int_t)r->prompt_tokens,
-                  "finish_reason", r->finish_reason, "timings", "load_s", load_s, "vision_s",
-                  r->vision_s, "prefill_s", r->prefill_s, "decode_s", r->decode_s,
-                  "prefill_tokens_per_s", prefill, "decode_tokens_per_s", decode, "kv", "tokens",
-                  (json_int_t)r->kv_tokens, "capacity_tokens", (json_int_t)r->kv_capacity_tokens,
-                  "bytes", (json_int_t)r->kv_bytes, "images", image_list(r));
+    json_t *o = json_pack(
+        "{s:s, s:o, s:I, s:s, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:{s:I, s:I, s:I}, s:o, s:s}",
+        "text", r->text, "tokens", tokens, "prompt_tokens", (json_int_t)r->prompt_tokens,
+        "finish_reason", r->finish_reason, "timings", "load_s", load_s, "vision_s", r->vision_s,
+        "prefill_s", r->prefill_s, "decode_s", r->decode_s, "prefill_tokens_per_s", prefill,
+        "decode_tokens_per_s", decode, "kv", "tokens", (json_int_t)r->kv_tokens, "capacity_tokens",
+        (json_int_t)r->kv_capacity_tokens, "bytes", (json_int_t)r->kv_bytes, "images",
+        image_list(r), "lm_head", head == NULL ? "as stored" : head);
     char *text = json_dumps(o, JSON_COMPACT);
     if (text != NULL) {
         puts(text);
@@ -77,15 +79,28 @@ static sq_status open_model(sq_model **model, const char *path, const sq_media_o
     return st == SQ_OK ? sq_model_set_kv_type(*model, kv_type, err) : st;
 }
 
+/* Rounds the head where that pays, and says so. */
+static sq_status set_head(sq_model *model, const char *head, const cli_common *common,
+                          sq_error *err) {
+    sq_status st = sq_model_set_head(model, head, err);
+    if (st == SQ_OK && head == NULL && sq_model_head(model) != NULL && !common->quiet &&
+        !common->json) {
+        fprintf(stderr, "the output head is %s in memory; --lm-head keep leaves it as stored\n",
+                sq_model_head(model));
+    }
+    return st;
+}
+
 int verb_run(int argc, char **argv) {
     cli_common common = {0};
     cli_ask ask = {0};
     sq_sampling sampling = {0};
     cli_list stop = {0};
-    const char *pos[1];
+    const char *pos[1], *head = NULL;
     const cli_option options[] = {
         CLI_ASK_OPTIONS(ask),
         SAMPLING_OPTIONS(sampling, stop),
+        HEAD_OPTION(head),
         {"--no-cache", CLI_FLAG, &sampling.no_cache,
          "compute the whole prompt anew for every token"},
         {NULL, CLI_FLAG, NULL, NULL},
@@ -111,6 +126,7 @@ int verb_run(int argc, char **argv) {
     sq_session *session = NULL;
     sq_result result = {.text = ""};
     sq_status st = open_model(&model, pos[0], &ask.media, ask.kv_type, &err);
+    st = st == SQ_OK ? set_head(model, head, &common, &err) : st;
     if (st == SQ_OK) {
         st = sq_session_open(&session, model, &err);
     }
@@ -121,7 +137,7 @@ int verb_run(int argc, char **argv) {
         st = sq_session_generate(session, &input, &sampling, common.json ? NULL : print_piece, NULL,
                                  &result, &err);
         if (common.json && (st == SQ_OK || result.n_tokens > 0)) {
-            print_json(&result, sq_model_load_seconds(model));
+            print_json(&result, model);
         } else if (!common.json && result.n_tokens > 0) {
             putchar('\n');
         }
@@ -301,12 +317,13 @@ int verb_chat(int argc, char **argv) {
     talk t = {0};
     cli_list stop = {0};
     sq_media_options media = {0};
-    const char *kv_type = NULL;
+    const char *kv_type = NULL, *head = NULL;
     const char *pos[1], *system = NULL;
     const cli_option options[] = {
         {"--system", CLI_TEXT, &system, "TEXT  system message"},
         {"--image-max-tokens", CLI_INT, &media.image_max_tokens, "N  tokens of a picture at most"},
         KV_OPTION(kv_type),
+        HEAD_OPTION(head),
         SAMPLING_OPTIONS(t.sampling, stop),
         {NULL, CLI_FLAG, NULL, NULL},
     };
@@ -324,6 +341,7 @@ int verb_chat(int argc, char **argv) {
     sq_error err = {0};
     sq_model *model = NULL;
     sq_status st = open_model(&model, pos[0], &media, kv_type, &err);
+    st = st == SQ_OK ? set_head(model, head, &common, &err) : st;
     if (st == SQ_OK) {
         st = sq_session_open(&t.session, model, &err);
     }

@@ -16,7 +16,7 @@ typedef struct bench {
     float *features;         /* [px.tokens][hidden] */
     double *pre, *dec, *vis; /* seconds of each round */
     int64_t linear_bytes;    /* of the decoder's layers and the head */
-    int64_t weight_bytes;    /* all linears and the embeddings */
+    int64_t weight_bytes;    /* all linears and the head */
     size_t kv_bytes;         /* of a cache of the mean length while decoding */
     const sq_progress *progress;
 } bench;
@@ -114,12 +114,10 @@ fail:
 
 static sq_status count_bytes(void *user, sq_linear *l, sq_error *err) {
     bench *b = user;
-    const sq_net *n = b->engine->net;
     int64_t bytes = (int64_t)sq_weight_bytes(&l->weight);
-    int decoder = !sq_linear_vision(l) && l != &n->embed;
     (void)err;
     b->weight_bytes += bytes;
-    b->linear_bytes += decoder || (l == &n->embed && n->config.tied) ? bytes : 0;
+    b->linear_bytes += sq_linear_vision(l) ? 0 : bytes;
     return SQ_OK;
 }
 
@@ -157,14 +155,16 @@ static json_t *describe(const bench *b) {
         json_object_set_new(s, "vision_s", spread(b->vis, o->repeat, 0, &vision));
     }
     json_t *r = json_pack(
-        "{s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:i, s:s, s:s, s:o}",
+        "{s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:i, s:s, s:s, s:s, "
+        "s:o}",
         "prefill_tokens_per_s", prefill, "decode_tokens_per_s", decode, "vision_s", vision,
         "load_s", b->engine->load_s, "weight_bytes", (json_int_t)b->weight_bytes,
         "bytes_per_decoded_token", (json_int_t)token_bytes, "memory_bandwidth_bytes_per_s", band,
         "bandwidth_share", band > 0 ? decode * token_bytes / band : 0.0, "peak_rss_bytes",
         (json_int_t)peak, "prompt", (json_int_t)o->prompt, "decode", (json_int_t)o->decode, "depth",
         (json_int_t)o->depth, "repeat", (json_int_t)o->repeat, "threads", sq_threads(), "kernels",
-        sq_kernels_get()->name, "kv_type", sq_kv_name(b->engine->net->config.kv_type), "spread", s);
+        sq_kernels_get()->name, "kv_type", sq_kv_name(b->engine->net->config.kv_type), "lm_head",
+        b->engine->head != NULL ? b->engine->head : "as stored", "spread", s);
     if (r != NULL && o->width > 0) {
         json_object_set_new(r, "image",
                             json_pack("{s:I, s:I, s:I, s:I, s:I}", "width", (json_int_t)o->width,
@@ -229,6 +229,7 @@ sq_status sq_bench(const char *model, const sq_bench_options *options, const sq_
     if (b.o.kv_type != NULL) {
         SQ_TRY(sq_kv_parse(b.o.kv_type, &b.engine->net->config.kv_type, err));
     }
+    SQ_TRY(sq_engine_set_head(b.engine, b.o.head, err));
     SQ_TRY(check_options(&b, err));
     b.pre = sq_alloc((size_t)(3 * b.o.repeat), sizeof *b.pre, "measurements", err);
     if (b.pre == NULL) {
@@ -237,7 +238,8 @@ sq_status sq_bench(const char *model, const sq_bench_options *options, const sq_
     }
     b.dec = b.pre + b.o.repeat;
     b.vis = b.dec + b.o.repeat;
-    SQ_TRY(sq_net_every_linear(b.engine->net, count_bytes, &b, err));
+    SQ_TRY(sq_net_each_linear(b.engine->net, count_bytes, &b, err));
+    SQ_TRY(count_bytes(&b, &b.engine->net->head, err));
     if (b.o.width > 0) {
         SQ_TRY(make_picture(&b, err));
     }

@@ -115,7 +115,7 @@ static uint64_t activation_bytes(const sq_config *c, int64_t context) {
 }
 
 uint64_t sq_plan_total(const sq_planning *p, int64_t context, int64_t batch) {
-    return p->program + sq_plan_weight_bytes(p) + p->vision +
+    return p->program + sq_plan_weight_bytes(p) + p->head + p->vision +
            (uint64_t)batch *
                (kv_bytes(&p->config, context) + activation_bytes(&p->config, context));
 }
@@ -215,12 +215,12 @@ static json_t *report_of(const sq_planning *p, const sq_plan_options *o, int64_t
     }
     json_t *r = json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, "
-        "s:I, s:o}",
+        "s:I, s:I, s:o}",
         "family", c->arch->title, "scheme", o->scheme == NULL ? "as stored" : o->scheme, "context",
         (json_int_t)context, "batch", (json_int_t)batch, "weights_bytes",
-        (json_int_t)sq_plan_weight_bytes(p), "parts", parts, "disk_bytes", (json_int_t)p->disk,
-        "program_bytes", (json_int_t)p->program, "kv_bytes_per_token",
-        (json_int_t)sq_plan_kv_token(c), "kv_bytes",
+        (json_int_t)sq_plan_weight_bytes(p), "parts", parts, "rounded_head_bytes",
+        (json_int_t)p->head, "disk_bytes", (json_int_t)p->disk, "program_bytes",
+        (json_int_t)p->program, "kv_bytes_per_token", (json_int_t)sq_plan_kv_token(c), "kv_bytes",
         (json_int_t)((uint64_t)batch * kv_bytes(c, context)), "activation_bytes",
         (json_int_t)((uint64_t)batch * activation_bytes(c, context)), "vision_peak_bytes",
         (json_int_t)p->vision, "vision_tokens", (json_int_t)p->picture.tokens, "total_bytes",

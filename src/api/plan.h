@@ -18,6 +18,8 @@ typedef struct sq_planning {
     uint64_t part[SQ_PARTS], disk; /* weights in memory by part, and in files */
     uint64_t linear[SQ_PARTS];     /* how many weights its linears have */
     uint64_t embed;                /* bytes of the embeddings */
+    int round_head;                /* running it rounds a dense head: sq_model_set_head */
+    uint64_t head;                 /* what the rounded head takes */
     uint64_t program;              /* bytes of the process before any model */
     sq_pixels picture;             /* grid and tokens of the picture or video asked for */
     uint64_t vision;               /* what encoding it takes */

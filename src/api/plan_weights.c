@@ -3,14 +3,16 @@
 #include <string.h>
 
 #include "api/plan.h"
+#include "format/qconfig.h"
 #include "format/safetensors.h"
 
 /* As the kernels hold it (kernels/internal.h): panels of 16 rows, each group's columns in pieces of
- * whole words, a scale of each group in f32 and, with zero points, an offset. */
+ * whole words, a scale of each group in f32 and, with zero points, an offset; a sum of each row. */
 static uint64_t packed_bytes(int64_t n, int64_t columns, int bits, int64_t group, int offsets) {
     int64_t groups = columns / group, split = sq_ceil_div(group, 128);
     int64_t stored = groups * split * sq_round_up(sq_ceil_div(group, split), 8);
-    return (uint64_t)(sq_round_up(n, 16) * (stored * bits / 8 + groups * (offsets ? 8 : 4)));
+    int64_t panels = sq_round_up(n, 16);
+    return (uint64_t)(panels * (stored * bits / 8 + groups * (offsets ? 8 : 4)) + n * 4);
 }
 
 /* ---- from the configuration ---- */
@@ -72,7 +74,7 @@ static int has_offsets(const sq_tensor *zero) {
 
 /* Scales become f32 and bring offsets where there are zero points, which go into these; orders of
  * columns are held both ways, ggml's blocks become 4- or 8-bit rows. */
-static uint64_t in_memory(const sq_checkpoint *c, const sq_tensor *t) {
+static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_tensor *t) {
     static const char *const gone[] = {".weight_zero_point", ".weight_shape", ".qzeros", ".g_idx",
                                        ".weight_g_idx"};
     static const char *const scale[][2] = {{".weight_scale", ".weight_zero_point"},
@@ -99,8 +101,19 @@ static uint64_t in_memory(const sq_checkpoint *c, const sq_tensor *t) {
             char zero[512];
             size_t stem = strlen(t->name) - strlen(scale[i][0]);
             snprintf(zero, sizeof zero, "%.*s%s", (int)stem, t->name, scale[i][1]);
-            return t->bytes / sq_dtype_size(t->dtype) *
-                   (has_offsets(sq_checkpoint_find(c, zero)) ? 8 : 4);
+            int64_t n = t->shape[i == 0 ? 0 : t->rank - 1];
+            uint64_t cells = t->bytes / sq_dtype_size(t->dtype) / (uint64_t)n;
+            return cells * (uint64_t)sq_round_up(n, 16) *
+                       (has_offsets(sq_checkpoint_find(c, zero)) ? 8 : 4) +
+                   (uint64_t)n * 4;
+        }
+    }
+    if (t->dtype == SQ_I8 && t->rank == 2 && ends_with(t->name, ".weight")) { /* also 4 bits */
+        char stem[512];
+        sq_ct_scheme s;
+        snprintf(stem, sizeof stem, "%.*s", (int)(strlen(t->name) - strlen(".weight")), t->name);
+        if (q != NULL && sq_qconfig_scheme(q, stem, &s) && s.bits == 4) {
+            return (uint64_t)(sq_round_up(t->shape[0], 16) * t->shape[1] / 2);
         }
     }
     if (ends_with(t->name, ".weight_packed") && t->rank == 2) {
@@ -121,14 +134,31 @@ static sq_part part_of(const sq_config *c, const char *file_name) {
                                           : SQ_PART_TEXT;
 }
 
+static int holds_codes(const sq_tensor *t) {
+    return sq_dtype_block(t->dtype) > 1 || ends_with(t->name, ".weight_packed") ||
+           ends_with(t->name, ".qweight") || (t->dtype == SQ_I8 && ends_with(t->name, ".weight"));
+}
+
 static sq_status count_file(sq_planning *p, const char *model, sq_error *err) {
     sq_checkpoint *c = NULL;
+    sq_qconfig *q = NULL;
+    const json_t *how = json_object_get(p->config.json, "quantization_config");
     sq_status st = sq_checkpoint_open(&c, model, err);
+    if (json_is_object(how) && sq_qconfig_open(&q, how, NULL) != SQ_OK) {
+        q = NULL; /* opening the model says why */
+    }
+    int quantized = 0, head = 0;
     for (size_t i = 0; st == SQ_OK && i < sq_checkpoint_count(c); i++) {
         const sq_tensor *t = sq_checkpoint_at(c, i);
+        int codes = holds_codes(t);
+        quantized |= codes;
+        head |= codes && (strstr(t->name, "embed") != NULL || strstr(t->name, "lm_head") != NULL ||
+                          strncmp(t->name, "output.", 7) == 0);
         p->disk += t->bytes;
-        p->part[part_of(&p->config, t->name)] += in_memory(c, t);
+        p->part[part_of(&p->config, t->name)] += in_memory(c, q, t);
     }
+    p->round_head = quantized && !head;
+    sq_qconfig_close(&q);
     sq_checkpoint_close(&c);
     return st;
 }
@@ -142,6 +172,13 @@ sq_status sq_plan_weights(sq_planning *p, const char *model, int files, sq_error
     SQ_TRY(sq_config_tensors(&p->config, count_linear, p, err));
     st = !p->schemed && files ? count_file(p, model, err)
                               : sq_config_tensors(&p->config, count_tensor, p, err);
+    if (p->schemed) {
+        p->round_head = p->policy.part[SQ_PART_TEXT].bits > 0;
+    }
+    const int64_t *d = p->config.dims;
+    p->head = p->round_head
+                  ? packed_bytes(d[SQ_D_VOCAB], sq_round_up(d[SQ_D_HIDDEN], 128), 8, 128, 0)
+                  : 0;
 fail:
     return st;
 }

@@ -47,6 +47,13 @@ fail:
     return st;
 }
 
+sq_status sq_model_set_head(sq_model *model, const char *scheme, sq_error *err) {
+    sq_status st = sq_need_arg(model, "model", err);
+    return st == SQ_OK ? sq_engine_set_head(model->engine, scheme, err) : st;
+}
+
+const char *sq_model_head(const sq_model *model) { return model->engine->head; }
+
 void sq_model_close(sq_model **model) {
     if (model != NULL && *model != NULL) {
         sq_engine_close(&(*model)->engine);

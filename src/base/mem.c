@@ -5,9 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, HUGE_PAGE = 2 << 20 };
 
 static atomic_size_t mem_used, mem_limit;
 static atomic_long mem_fail_after;
@@ -34,11 +35,17 @@ void *sq_alloc_raw(size_t count, size_t size, const char *what, sq_error *err) {
         return NULL;
     }
     void *base = NULL;
-    if (posix_memalign(&base, ALIGN, bytes + ALIGN) != 0) {
+    size_t align = bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : ALIGN;
+    if (posix_memalign(&base, align, bytes + ALIGN) != 0) {
         atomic_fetch_sub(&mem_used, bytes);
         sq_fail_nomem(err, what, bytes);
         return NULL;
     }
+#ifdef MADV_HUGEPAGE
+    if (align == HUGE_PAGE) { /* weights are read from end to end: fewer faults, fewer TLB misses */
+        madvise(base, bytes, MADV_HUGEPAGE);
+    }
+#endif
     memcpy(base, &bytes, sizeof bytes);
     return (char *)base + ALIGN;
 }

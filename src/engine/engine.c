@@ -56,6 +56,40 @@ fail:
     return st;
 }
 
+static sq_status count_quantized(void *user, sq_linear *l, sq_error *err) {
+    (void)err;
+    *(int *)user += l->quantized;
+    return SQ_OK;
+}
+
+sq_status sq_engine_set_head(sq_engine *e, const char *scheme, sq_error *err) {
+    static const struct {
+        const char *name;
+        int bits;
+    } ways[] = {{"keep", 0}, {"w8a16", 8}, {"w4a16", 4}};
+    int quantized = 0, dense = !e->net->head.quantized;
+    sq_net_each_linear(e->net, count_quantized, &quantized, NULL);
+    const char *name = scheme != NULL ? scheme : dense && quantized > 0 ? "w8a16" : "keep";
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        if (strcmp(ways[i].name, name) != 0) {
+            continue;
+        }
+        if (ways[i].bits == 0) {
+            return SQ_OK;
+        }
+        if (!dense) {
+            return sq_fail(err, SQ_EARG, "the head is quantized already, with %d bits",
+                           e->net->head.scheme.bits);
+        }
+        double t0 = sq_now();
+        sq_status st = sq_net_round_head(e->net, ways[i].bits, err);
+        e->load_s += sq_now() - t0;
+        e->head = st == SQ_OK ? ways[i].name : NULL;
+        return st;
+    }
+    return sq_fail(err, SQ_EARG, "no such head; got '%s', wanted keep, w8a16 or w4a16", name);
+}
+
 void sq_engine_close(sq_engine **e) {
     if (*e == NULL) {
         return;

@@ -10,9 +10,13 @@ typedef struct sq_engine {
     sq_net *net;
     sq_frontend front;
     double load_s;
+    const char *head; /* "w8a16" and such, where it was rounded at load; else NULL */
 } sq_engine;
 sq_status sq_engine_open(sq_engine **out, const char *path, const sq_media_options *media,
                          sq_error *err);
+/* How the head is held: "keep" (as stored), "w8a16", "w4a16"; NULL: w8a16 where other linears are
+ * quantized and the head is not. */
+sq_status sq_engine_set_head(sq_engine *e, const char *scheme, sq_error *err);
 void sq_engine_close(sq_engine **e);
 
 /* Builds the prompt that an input means. */

@@ -144,7 +144,7 @@ static sq_status read_bytes(sq_qlinear *q, const sq_qparts *p, const char *what,
     const int8_t *s = p->codes->data;
 #pragma omp parallel for simd schedule(static) if (q->n * q->k_padded > 65536)
     for (int64_t i = 0; i < q->n * q->k_padded; i++) {
-        q->codes[i] = (uint8_t)((s[i] + half) & (2 * half - 1));
+        q->codes[i] = (uint8_t)(((uint8_t)s[i] + half) & (2 * half - 1));
     }
     memset(q->zeros, half, (size_t)(q->n * groups));
     sq_to_f32(q->scales, p->scales->data, p->scales->dtype, (size_t)(q->n * groups));

@@ -13,34 +13,44 @@ static void pair_bf16(const float *even, const float *odd, int64_t n, uint32_t *
     _mm512_storeu_si512(out, _mm512_or_si512(to_bf16(even, m), _mm512_slli_epi32(high, 16)));
 }
 
-/* Rows of a times `panels` panels of b: m * panels registers of sums. */
+/* gcc keeps an array of registers in memory when a loop over it is unrolled late: eight rows of up
+ * to three sums by name. */
+#define EACH_ROW(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7)
+#define START(i) __m512 x##i = _mm512_setzero_ps(), y##i = x##i, z##i = x##i;
+#define ADD(i)                                                                                     \
+    if (i < m) {                                                                                   \
+        __m512bh v = (__m512bh)_mm512_set1_epi32((int)a[i * a_row]);                               \
+        x##i = _mm512_dpbf16_ps(x##i, v, w[0]);                                                    \
+        y##i = panels == 3 ? _mm512_dpbf16_ps(y##i, v, w[1]) : y##i;                               \
+        z##i = panels == 3 ? _mm512_dpbf16_ps(z##i, v, w[2]) : z##i;                               \
+    }
+#define STORE(i)                                                                                   \
+    if (i < m) {                                                                                   \
+        store(c + i * ldc, columns, x##i);                                                         \
+        if (panels == 3) {                                                                         \
+            store(c + i * ldc + 16, columns - 16, y##i);                                           \
+            store(c + i * ldc + 32, columns - 32, z##i);                                           \
+        }                                                                                          \
+    }
+
+static inline void store(float *to, int64_t left, __m512 sum) {
+    __mmask16 k = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff;
+    _mm512_mask_storeu_ps(to, k, _mm512_add_ps(_mm512_maskz_loadu_ps(k, to), sum));
+}
+
+/* m rows of a times 1 or 3 panels of b: m * panels registers of sums. */
 static inline __attribute__((always_inline)) void
 tile(int m, int panels, int64_t pairs, const uint32_t *a, int64_t a_row, int64_t a_pair,
      const uint32_t *b, int64_t b_panel, int64_t columns, float *c, int64_t ldc) {
-    __m512 sum[8][3];
-    for (int i = 0; i < m * panels; i++) {
-        sum[i / panels][i % panels] = _mm512_setzero_ps();
-    }
+    EACH_ROW(START)
     for (int64_t p = 0; p < pairs; p++, a += a_pair, b += 16) {
         __m512bh w[3];
-        for (int j = 0; j < panels; j++) {
-            w[j] = (__m512bh)_mm512_loadu_si512(b + j * b_panel);
+        for (int j = 0; j < 3; j++) {
+            w[j] = (__m512bh)_mm512_loadu_si512(b + (j < panels ? j : 0) * b_panel);
         }
-        for (int i = 0; i < m; i++) {
-            __m512bh x = (__m512bh)_mm512_set1_epi32((int)a[i * a_row]);
-            for (int j = 0; j < panels; j++) {
-                sum[i][j] = _mm512_dpbf16_ps(sum[i][j], x, w[j]);
-            }
-        }
+        EACH_ROW(ADD)
     }
-    for (int j = 0; j < panels; j++) {
-        int64_t left = columns - 16 * j;
-        __mmask16 k = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff;
-        for (int i = 0; i < m; i++) {
-            float *to = c + i * ldc + 16 * j;
-            _mm512_mask_storeu_ps(to, k, _mm512_add_ps(_mm512_maskz_loadu_ps(k, to), sum[i][j]));
-        }
-    }
+    EACH_ROW(STORE)
 }
 
 static void tile_bf16(int64_t rows, int64_t columns, int64_t pairs, const uint32_t *a,

@@ -29,7 +29,7 @@ typedef struct sq_weight {
     void *owned; /* sq_free'd by sq_weight_free */
     float *scales;  /* kernel order */
     float *offsets; /* kernel order: (2^(bits-1) - zero) * scale; NULL when all are 0 */
-    float *sums;    /* [n] each row's sum, once sq_weight_sum_rows has made it */
+    float *sums;    /* [n] each row's sum */
     int32_t *place; /* [k]: where column c is stored (GPTQ's act-order); NULL: at c */
     int32_t *order; /* [k]: which column is stored at c; of the same block of memory */
 } sq_weight;
@@ -50,6 +50,9 @@ sq_status sq_weight_pack(sq_weight *w, int bits, int64_t n, int64_t k, int64_t k
 sq_status sq_weight_codes(sq_weight *w, int bits, const uint8_t *codes, const float *scales,
                           const uint8_t *zeros, int64_t n, int64_t k, int64_t k_padded,
                           int64_t group, sq_error *err);
+/* A dense matrix rounded to nearest: 8 bits symmetric in groups of 128, or 4 bits asymmetric in
+ * groups of 64. */
+sq_status sq_weight_round(sq_weight *w, const sq_weight *dense, int bits, sq_error *err);
 /* Says that the columns of a quantized matrix without padding are stored in another order:
  * columns[j] is the one at place j. Copies. */
 sq_status sq_weight_order(sq_weight *w, const int32_t *columns, sq_error *err);
@@ -58,8 +61,6 @@ sq_status sq_weight_order(sq_weight *w, const int32_t *columns, sq_error *err);
  * dequantizes them, to f32 rounding. Copies everything. */
 sq_status sq_weight_blocks(sq_weight *w, sq_dtype t, const void *data, int64_t n, int64_t k,
                            sq_error *err);
-/* Makes the sums of rows that products with asymmetrically rounded inputs use. */
-sq_status sq_weight_sum_rows(sq_weight *w, sq_error *err);
 void sq_weight_free(sq_weight *w);
 size_t sq_weight_bytes(const sq_weight *w);
 /* Writes rows [row0, row0+rows) as f32 [rows][k]. */
@@ -95,10 +96,13 @@ typedef struct sq_product {
  * columns, then f32 in one fixed order, so that a row's result is the same to the bit on every ISA,
  * with any number of threads or rows, and that of the rounded numbers to f32 rounding. A piece with
  * a number that is none gives NaN. Dense weights take sq_matmul, over copies rounded to 8 bits
- * where that is the rounding; so do those without the sums that SQ_ROUND_8 needs. */
+ * where that is the rounding. */
 enum { SQ_PRODUCTS = 3 };
 void sq_matmul_rounded(const sq_product *products, int count, sq_rounding rounding, const float *x,
                        int64_t ldx, int64_t rows);
+
+/* Floats of scratch that such products over `rows` rows of k columns keep at most. */
+int64_t sq_rounded_floats(int64_t rows, int64_t k);
 
 /* Rows of x[rows][k] rounded in place to 8-bit integers and back, each with its own scale (and zero
  * point, unless symmetric): dynamic activation quantization per token, as compressed-tensors and

@@ -227,9 +227,12 @@ static void panel_products(const sq_product *q, const block *b, int64_t panel0, 
     }
 }
 
-static int of_integers(const sq_weight *w, sq_rounding how) {
-    return (w->kind == SQ_W_Q4 || w->kind == SQ_W_Q8) && (how != SQ_ROUND_8 || w->sums != NULL);
+int64_t sq_rounded_floats(int64_t rows, int64_t k) {
+    int64_t held = rows < BLOCK_ROWS ? rows : BLOCK_ROWS, pieces = sq_ceil_div(k, SQ_PIECE);
+    return held * (pieces * SQ_PIECE * 2 / (int64_t)sizeof(float) + 3 * pieces + 4);
 }
+
+static int of_integers(const sq_weight *w) { return w->kind == SQ_W_Q4 || w->kind == SQ_W_Q8; }
 
 /* Whether inputs rounded for one serve the other. */
 static int same_order(const sq_weight *a, const sq_weight *b) {
@@ -254,13 +257,15 @@ static void block_products(const sq_product *q, int count, sq_rounding how, cons
         tasks[i + 1] = tasks[i] + sq_ceil_div(sq_weight_panels(q[i].w), TASK_PANELS);
         work += q[i].w->n * q[i].w->k * rows;
     }
+    /* A few rows wait for memory: each thread reads one long run. Many rows are work to balance. */
+    int64_t chunk = rows > 8 ? 4 : sq_ceil_div(tasks[count], sq_threads());
 #pragma omp parallel num_threads(sq_threads()) if (work > FEW_WORK)
     {
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < rows; r++) {
             round_row(&b, q->w, how, x + (at + r) * ldx, r);
         }
-#pragma omp for schedule(dynamic, 4) nowait
+#pragma omp for schedule(dynamic, chunk) nowait
         for (int64_t t = 0; t < tasks[count]; t++) {
             int i = 0;
             while (t >= tasks[i + 1]) {
@@ -278,12 +283,12 @@ void sq_matmul_rounded(const sq_product *products, int count, sq_rounding how, c
     for (int i = 0; i < count;) {
         const sq_product *q = products + i;
         int n = 1;
-        if (!of_integers(q->w, how)) {
+        if (!of_integers(q->w)) {
             widened(q, how, x, ldx, rows);
             i++;
             continue;
         }
-        while (i + n < count && of_integers(products[i + n].w, how) &&
+        while (i + n < count && of_integers(products[i + n].w) &&
                same_order(q->w, products[i + n].w)) {
             n++;
         }
@@ -292,31 +297,4 @@ void sq_matmul_rounded(const sq_product *products, int count, sq_rounding how, c
         }
         i += n;
     }
-}
-
-sq_status sq_weight_sum_rows(sq_weight *w, sq_error *err) {
-    float *sums = sq_alloc_raw((size_t)w->n, sizeof *sums, "sums of rows", err);
-    int failed = sums == NULL;
-#pragma omp parallel for schedule(static) num_threads(sq_threads()) reduction(| : failed)
-    for (int64_t r = 0; r < (sums == NULL ? 0 : w->n); r++) {
-        float *row = sq_thread_scratch(1, (size_t)w->k);
-        double s = 0;
-        if (row == NULL) {
-            failed = 1;
-            continue;
-        }
-        sq_weight_rows_f32(w, r, 1, row);
-        for (int64_t c = 0; c < w->k; c++) {
-            s += (double)row[c];
-        }
-        sums[r] = (float)s;
-    }
-    if (failed) {
-        sq_free(sums);
-        return sq_fail(err, SQ_ENOMEM, "not enough memory for the sums of %lld rows",
-                       (long long)w->n);
-    }
-    sq_free(w->sums);
-    w->sums = sums;
-    return SQ_OK;
 }

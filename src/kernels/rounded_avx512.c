@@ -5,7 +5,7 @@
 
 #include "kernels/internal.h"
 
-enum { MOST_LANES = 8, MOST_PANELS = 3 };
+enum { MOST_LANES = 8, MOST_PANELS = 3, AHEAD = 2048 };
 
 static inline __m512i four(const int8_t *p) {
     int32_t v;
@@ -42,6 +42,9 @@ piece_sums(int lanes, int panels, int bits, int64_t columns, const uint8_t *cons
         __m512i q[MOST_PANELS] = {low, low, low};
         for (int j = 0; j < panels; j++) {
             q[j] = _mm512_loadu_si512(w[j] + at);
+            if (lanes <= 2) {
+                _mm_prefetch((const char *)w[j] + at + AHEAD, _MM_HINT_T0);
+            }
             q[j] = bits == 4 ? _mm512_and_si512(q[j], low) : q[j];
         }
         EACH_LANE(ADD)
@@ -116,7 +119,7 @@ static inline __attribute__((always_inline)) void tile(int rows, int planes, int
                                                 int64_t panels, const sq_rounded *x, float *y,     \
                                                 int64_t ldy) {                                     \
         int64_t j = 0;                                                                             \
-        for (; j + 3 <= panels; j += 3) {                                                          \
+        for (; rows > 1 && j + 3 <= panels; j += 3) { /* one row: one stream */                    \
             tile(rows, planes, 3, bits, w, panel0 + j, x, y, ldy);                                 \
         }                                                                                          \
         for (; j < panels; j++) {                                                                  \

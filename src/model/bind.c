@@ -147,12 +147,6 @@ static sq_status weight_of(sq_binder *b, sq_weight *w, const sq_tensor *t, const
     return st;
 }
 
-/* What products with rounded inputs need beside the codes. */
-static sq_status prepare_rounded(sq_binder *b, sq_linear *l) {
-    int sums = l->quantized && l->scheme.act_bits != 0 && !l->scheme.act_symmetric;
-    return sums && l->weight.n > 0 ? sq_weight_sum_rows(&l->weight, b->err) : SQ_OK;
-}
-
 static sq_status bind_linear(sq_binder *b, sq_linear *l, const sq_linear_row *row,
                              const char *prefix, sq_part part, int layer, int tap0) {
     const sq_config *c = &b->net->config;
@@ -180,9 +174,6 @@ static sq_status bind_linear(sq_binder *b, sq_linear *l, const sq_linear_row *ro
         }
     } else if (st == SQ_OK && !found) {
         sq_bind_problem(b, "missing", l->name, ".weight");
-    }
-    if (st == SQ_OK) {
-        st = prepare_rounded(b, l);
     }
     /* Some packages give every quantized linear a bias. */
     int bias =
@@ -481,6 +472,20 @@ void sq_net_close(sq_net **net) {
     sq_config_free(&n->config);
     sq_free(n);
     *net = NULL;
+}
+
+sq_status sq_net_round_head(sq_net *n, int bits, sq_error *err) {
+    sq_weight w;
+    sq_status st = sq_weight_round(&w, &n->head.weight, bits, err);
+    if (st == SQ_OK) {
+        if (n->head.file != NULL) {
+            sq_tensor_release(n->head.file);
+        }
+        n->head.weight = w; /* a dense one owns nothing */
+        n->head.quantized = 1;
+        n->head.scheme = (sq_ct_scheme){.bits = bits, .group_size = w.group};
+    }
+    return st;
 }
 
 static sq_status each_of_block(sq_block *blk, const sq_block_rows *rows, sq_linear_fn f, void *user,

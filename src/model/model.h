@@ -71,6 +71,10 @@ typedef struct sq_net_options {
 sq_status sq_net_open(sq_net **out, const char *dir, sq_error *err);
 void sq_net_close(sq_net **n);
 
+/* Rounds a head that is stored dense to 8 or 4 bits in memory: decoding reads all of it for every
+ * token. */
+sq_status sq_net_round_head(sq_net *n, int bits, sq_error *err);
+
 /* Calls f for every quantizable linear in order of execution: vision blocks, merger, text layers.
  */
 typedef sq_status (*sq_linear_fn)(void *user, sq_linear *l, sq_error *err);

@@ -316,7 +316,7 @@ size_t sq_text_peak(const sq_config *c, int64_t context) {
     int64_t panel = 16 * widest > (128 << 10) ? 16 * widest : 128 << 10;
     floats += sq_threads() * SQ_KV_BLOCK * c->head_dim + scores + scores / 2 +
               feed * (d[SQ_D_HIDDEN] + c->head_dim) + d[SQ_D_VOCAB];
-    floats +=
-        sq_threads() * (panel + 8 * widest) + 4 * context; /* sq_matmul's own; positions, ids */
+    floats += sq_threads() * panel + sq_rounded_floats(rows, widest); /* the products' own */
+    floats += 4 * context;                                            /* positions, ids */
     return (size_t)floats * sizeof(float);
 }

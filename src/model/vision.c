@@ -234,7 +234,8 @@ size_t sq_vision_peak(const sq_config *c, const sq_pixels *px) {
     floats += rows * width + chunk * (width + 2 * (size_t)d[SQ_D_V_INTER]);
     floats += (size_t)sq_threads() * SQ_Q_TILE * longest;
     size_t widest = larger(merged, (size_t)d[SQ_D_V_INTER]); /* sq_matmul's own scratch */
-    floats += (size_t)sq_threads() * (larger(128 << 10, 16 * widest) + 8 * widest);
+    floats += (size_t)sq_threads() * larger(128 << 10, 16 * widest);
+    floats += (size_t)sq_rounded_floats((int64_t)chunk, (int64_t)widest);
     if (qwen) { /* the merger works in what attention is done with; rotary tables, order, bounds */
         size_t units = SQ_V_CHUNK / 4;
         floats += larger(rows * width * 3, merged * units) + larger(rows * width, hid * units);

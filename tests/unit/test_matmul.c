@@ -374,7 +374,7 @@ static void refused(void **state) {
     assert_int_equal(sq_weight_dense(&w, SQ_F32, NULL, 1, 1, &err), SQ_EARG);
     assert_int_equal(sq_weight_dense(&w, SQ_F32, words, INT64_MAX / 2, 3, &err), SQ_EARG);
     size_t used = sq_memory_used();
-    for (long nth = 1; nth <= 3; nth++) {
+    for (long nth = 1; nth <= 4; nth++) {
         sq_memory_fail_after(nth);
         assert_int_equal(sq_weight_codes(&w, 4, words, scales, zeros, 2, 8, 8, 8, &err), SQ_ENOMEM);
     }
