@@ -13,6 +13,19 @@ static void pair_bf16(const float *even, const float *odd, int64_t n, uint32_t *
     _mm512_storeu_si512(out, _mm512_or_si512(to_bf16(even, m), _mm512_slli_epi32(high, 16)));
 }
 
+static void narrow_bf16(uint16_t *dst, const float *src, int64_t n) {
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        __m512bh v = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(src + i + 16), _mm512_loadu_ps(src + i));
+        _mm512_storeu_si512(dst + i, (__m512i)v);
+    }
+    for (; i < n; i += 16) {
+        __mmask16 m = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : (__mmask16)0xffff;
+        __m256i v = (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(m, src + i));
+        _mm256_mask_storeu_epi16(dst + i, m, v);
+    }
+}
+
 /* gcc keeps an array of registers in memory when a loop over it is unrolled late: eight rows of up
  * to three sums by name. */
 #define EACH_ROW(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7)
@@ -76,6 +89,7 @@ static void tile_bf16(int64_t rows, int64_t columns, int64_t pairs, const uint32
 }
 
 void sq_kernels_init_avx512_bf16(sq_kernels *k) {
+    k->narrow_bf16 = narrow_bf16;
     k->pair_bf16 = pair_bf16;
     k->tile_bf16 = tile_bf16;
 }

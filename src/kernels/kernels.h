@@ -147,10 +147,12 @@ typedef struct sq_kernels {
      * then, with offsets, acc = fma(offset, x scaled sum, acc). */
     void (*int_tile)(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
                      float *y, int64_t ldy);
-    /* Products of bf16 pairs summed in f32; both NULL where the CPU has none. pair_bf16: out[16] =
+    /* Products of bf16 pairs summed in f32; all NULL where the CPU has none. narrow_bf16: n numbers
+     * rounded to nearest even. pair_bf16: out[16] =
      * n <= 16 columns of two rows as pairs (even in the low half; odd NULL: 0), 0 beyond n.
      * tile_bf16: c[rows][columns] (stride ldc) += over pairs p of a[row * a_row + p * a_pair] times
      * b, panels of [pairs][16 columns], b_panel words from one to the next. */
+    void (*narrow_bf16)(uint16_t *dst, const float *src, int64_t n);
     void (*pair_bf16)(const float *even, const float *odd, int64_t n, uint32_t *out);
     void (*tile_bf16)(int64_t rows, int64_t columns, int64_t pairs, const uint32_t *a,
                       int64_t a_row, int64_t a_pair, const uint32_t *b, int64_t b_panel, float *c,

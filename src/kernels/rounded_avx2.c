@@ -239,7 +239,8 @@ TILE(1, 1)
 TILE(2, 1)
 TILE(4, 1)
 TILE(8, 1)
-TILE(1, 2) TILE(2, 2) TILE(4, 2)
+TILE(1, 2)
+TILE(2, 2) TILE(4, 2)
 
     static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
                          float *y, int64_t ldy) {

@@ -34,10 +34,10 @@ void sq_work_close(sq_work **w) {
     if (*w == NULL) {
         return;
     }
-    sq_scratch *const all[] = {&(*w)->x,    &(*w)->qkv,    &(*w)->att,     &(*w)->gate,
-                               &(*w)->up,   &(*w)->scores, &(*w)->kv_rows, &(*w)->cos,
-                               &(*w)->sin,  &(*w)->logits, &(*w)->vx,      &(*w)->vy,
-                               &(*w)->vqkv, &(*w)->vatt,   &(*w)->vcos,    &(*w)->vsin};
+    sq_scratch *const all[] = {
+        &(*w)->x,       &(*w)->qkv,  &(*w)->att,  &(*w)->gate,   &(*w)->up,    &(*w)->scores,
+        &(*w)->kv_rows, &(*w)->cos,  &(*w)->sin,  &(*w)->logits, &(*w)->vx,    &(*w)->vy,
+        &(*w)->vqkv,    &(*w)->vatt, &(*w)->vcos, &(*w)->vsin,   &(*w)->vwords};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         sq_free(all[i]->data);
     }

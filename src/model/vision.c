@@ -32,9 +32,9 @@ static const float *segment_block(const void *ctx, int64_t b, int which, int64_t
     return b > 0 ? NULL : which == 0 ? s->k : s->v;
 }
 
-/* One (segment, head): rotate, then tiles of query rows. */
+/* One (segment, head): rotate, then tiles of query rows; in bf16 with `words` for it. */
 static void attend_segment(const sq_tower_run *t, int64_t lo, int64_t hi, int64_t head,
-                           float *scores) {
+                           float *scores, uint32_t *words) {
     const sq_config *c = &t->net->config;
     const sq_kernels *kn = sq_kernels_get();
     int64_t ld = 3 * t->width, hd = c->v_head_dim, half = hd / 2;
@@ -45,6 +45,21 @@ static void attend_segment(const sq_tower_run *t, int64_t lo, int64_t hi, int64_
         float *q = qkv + i * ld + head * hd;
         kn->rope(q, t->w->vcos.data + i * half, t->w->vsin.data + i * half, hd);
         kn->rope(q + t->width, t->w->vcos.data + i * half, t->w->vsin.data + i * half, hd);
+    }
+    if (words != NULL) {
+        const float *q = qkv + lo * ld + head * hd;
+        sq_attend_bf16(&(sq_attn_bf16){.q = q,
+                                       .k = s.k,
+                                       .v = s.v,
+                                       .ld = ld,
+                                       .rows = hi - lo,
+                                       .hd = hd,
+                                       .out = t->w->vatt.data + lo * t->width + head * hd,
+                                       .ldo = t->width,
+                                       .scores = scores,
+                                       .scale = 1.0f / sqrtf((float)hd),
+                                       .words = words});
+        return;
     }
     for (int64_t i = lo; i < hi; i += SQ_Q_TILE) {
         int64_t m = hi - i < SQ_Q_TILE ? hi - i : SQ_Q_TILE;
@@ -89,6 +104,13 @@ static sq_status project(const sq_tower_run *t, const sq_block *b, float *x, int
     return st;
 }
 
+/* Where the projections round their inputs to 8 bits, attention's may have the 8 of bf16. */
+static int in_bf16(const sq_block *b, const sq_config *c) {
+    const sq_linear *l = &b->linears[SQ_V_PROJ];
+    return l->quantized && l->scheme.act_bits == 8 && c->v_head_dim % 2 == 0 &&
+           sq_kernels_get()->tile_bf16 != NULL;
+}
+
 static sq_status attention(const sq_tower_run *t, const sq_block *b, int full, float *h,
                            sq_error *err) {
     const sq_config *c = &t->net->config;
@@ -107,11 +129,14 @@ static sq_status attention(const sq_tower_run *t, const sq_block *b, int full, f
     }
     SQ_TRY(sq_scratch_need(&w->scores, (size_t)sq_threads() * SQ_Q_TILE * (size_t)longest,
                            "vision attention scores", err));
+    int64_t words = in_bf16(b, c) ? sq_attend_words(longest, c->v_head_dim) : 0;
+    SQ_TRY(sq_scratch_need(&w->vwords, (size_t)(sq_threads() * words), "vision attention", err));
 #pragma omp parallel for schedule(dynamic, 1) if (t->rows > 128)
     for (int64_t task = 0; task < n_seg * c->v_heads; task++) {
         int64_t s = task / c->v_heads;
+        uint32_t *own = (uint32_t *)(void *)w->vwords.data + sq_thread() * words;
         attend_segment(t, bounds[s], bounds[s + 1], task % c->v_heads,
-                       w->scores.data + sq_thread() * SQ_Q_TILE * longest);
+                       w->scores.data + sq_thread() * SQ_Q_TILE * longest, words > 0 ? own : NULL);
     }
     for (int64_t i = 0; i < t->rows; i += SQ_V_CHUNK) {
         int64_t rows = t->rows - i < SQ_V_CHUNK ? t->rows - i : SQ_V_CHUNK;
@@ -233,6 +258,7 @@ size_t sq_vision_peak(const sq_config *c, const sq_pixels *px) {
     size_t floats = patches * (size_t)px->patch_dim + (size_t)px->tokens * hid;
     floats += rows * width + chunk * (width + 2 * (size_t)d[SQ_D_V_INTER]);
     floats += (size_t)sq_threads() * SQ_Q_TILE * longest;
+    floats += (size_t)(sq_threads() * sq_attend_words((int64_t)longest, c->v_head_dim));
     size_t widest = larger(merged, (size_t)d[SQ_D_V_INTER]); /* sq_matmul's own scratch */
     floats += (size_t)sq_threads() * larger(128 << 10, 16 * widest);
     floats += (size_t)sq_rounded_floats((int64_t)chunk, (int64_t)widest);

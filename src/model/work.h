@@ -20,7 +20,7 @@ struct sq_work {
     sq_scratch x, qkv, att, gate, up, scores; /* activations; scores is one tile a thread */
     sq_scratch kv_rows;                       /* a block of the cache as numbers, by thread */
     sq_scratch cos, sin, logits;
-    sq_scratch vx, vy, vqkv, vatt, vcos, vsin; /* vision */
+    sq_scratch vx, vy, vqkv, vatt, vcos, vsin, vwords; /* vision */
 };
 
 /* Number of the calling OpenMP thread, 0..sq_threads()-1. */
@@ -52,6 +52,17 @@ typedef struct sq_attn_tile {
     float *scores;
     float scale;
 } sq_attn_tile;
+/* All rows of one head against each other in products of bf16 (the table's tile_bf16), softmax in
+ * f32: q, k and v [rows][hd] of stride ld, hd even; out[rows][hd] of stride ldo. scores: SQ_Q_TILE
+ * * rows floats; words: sq_attend_words(rows, hd). */
+typedef struct sq_attn_bf16 {
+    const float *q, *k, *v;
+    int64_t ld, rows, hd, ldo;
+    float *out, *scores, scale;
+    uint32_t *words;
+} sq_attn_bf16;
+int64_t sq_attend_words(int64_t rows, int64_t hd);
+void sq_attend_bf16(const sq_attn_bf16 *a);
 /* Keys (which = 0) or values (1) of block b, *n rows of stride *ld; NULL ends. */
 typedef const float *(*sq_kv_block_fn)(const void *ctx, int64_t b, int which, int64_t *n,
                                        int64_t *ld);
