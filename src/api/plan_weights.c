@@ -7,12 +7,13 @@
 #include "format/safetensors.h"
 
 /* As the kernels hold it (kernels/internal.h): panels of 16 rows, each group's columns in pieces of
- * whole words, a scale of each group in f32 and, with zero points, an offset; a sum of each row. */
-static uint64_t packed_bytes(int64_t n, int64_t columns, int bits, int64_t group, int offsets) {
+ * whole words, a sum of each row, and `scale` bytes a group: 2 for a scale that is exact in f16 and
+ * 1 more for a zero point, else 4 and 4 more for an offset. */
+static uint64_t packed_bytes(int64_t n, int64_t columns, int bits, int64_t group, int scale) {
     int64_t groups = columns / group, split = sq_ceil_div(group, 128);
     int64_t stored = groups * split * sq_round_up(sq_ceil_div(group, split), 8);
     int64_t panels = sq_round_up(n, 16);
-    return (uint64_t)(panels * (stored * bits / 8 + groups * (offsets ? 8 : 4)) + n * 4);
+    return (uint64_t)(panels * (stored * bits / 8 + groups * scale + 4));
 }
 
 /* ---- from the configuration ---- */
@@ -37,7 +38,7 @@ static sq_status count_tensor(void *user, const char *name, sq_part part, int ra
     }
     int64_t group = q->group < 0 ? k : q->group, kp = sq_round_up(k, group), groups = kp / group;
     int64_t stored = q->act_bits != 0 ? kp : sq_round_up(kp * q->bits, 32) / 8;
-    p->part[part] += packed_bytes(n, kp, q->bits, group, !q->symmetric);
+    p->part[part] += packed_bytes(n, kp, q->bits, group, q->symmetric ? 2 : 3);
     p->disk +=
         (uint64_t)(n * (stored + groups * 2) + (q->symmetric ? 0 : n * groups * q->bits / 8));
     return SQ_OK;
@@ -72,8 +73,21 @@ static int has_offsets(const sq_tensor *zero) {
            z[0] != 0x7f;
 }
 
-/* Scales become f32 and bring offsets where there are zero points, which go into these; orders of
- * columns are held both ways, ggml's blocks become 4- or 8-bit rows. */
+static int exact_in_f16(const sq_tensor *t) {
+    const char *p = t->data;
+    size_t size = sq_dtype_size(t->dtype);
+    for (size_t i = 0; i < t->bytes / size; i++) {
+        float v;
+        sq_to_f32(&v, p + i * size, t->dtype, 1);
+        if (sq_f16_to_f32(sq_f32_to_f16(v)) != v) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Scales become f16 or f32 and bring offsets where there are zero points, which go into these;
+ * orders of columns are held both ways, ggml's blocks become 4- or 8-bit rows. */
 static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_tensor *t) {
     static const char *const gone[] = {".weight_zero_point", ".weight_shape", ".qzeros", ".g_idx",
                                        ".weight_g_idx"};
@@ -81,10 +95,10 @@ static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_
                                            {".scales", ".qzeros"}};
     static const struct {
         sq_dtype type;
-        int bits, group, offsets;
-    } blocks[] = {{SQ_Q4_0, 4, 32, 0}, {SQ_Q4_1, 4, 32, 1}, {SQ_Q5_0, 8, 32, 1},
-                  {SQ_Q5_1, 8, 32, 1}, {SQ_Q8_0, 8, 32, 0}, {SQ_Q4_K, 4, 32, 1},
-                  {SQ_Q5_K, 8, 32, 1}, {SQ_Q6_K, 8, 16, 1}};
+        int bits, group, scale;
+    } blocks[] = {{SQ_Q4_0, 4, 32, 2}, {SQ_Q4_1, 4, 32, 8}, {SQ_Q5_0, 8, 32, 3},
+                  {SQ_Q5_1, 8, 32, 8}, {SQ_Q8_0, 8, 32, 2}, {SQ_Q4_K, 4, 32, 8},
+                  {SQ_Q5_K, 8, 32, 8}, {SQ_Q6_K, 8, 16, 8}};
     for (size_t i = 0; i < sizeof gone / sizeof *gone; i++) {
         if (ends_with(t->name, gone[i])) {
             return 0;
@@ -93,7 +107,7 @@ static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_
     for (size_t i = 0; t->rank == 2 && i < sizeof blocks / sizeof *blocks; i++) {
         if (t->dtype == blocks[i].type) {
             return packed_bytes(t->shape[0], t->shape[1], blocks[i].bits, blocks[i].group,
-                                blocks[i].offsets);
+                                blocks[i].scale);
         }
     }
     for (size_t i = 0; i < 2; i++) {
@@ -103,9 +117,9 @@ static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_
             snprintf(zero, sizeof zero, "%.*s%s", (int)stem, t->name, scale[i][1]);
             int64_t n = t->shape[i == 0 ? 0 : t->rank - 1];
             uint64_t cells = t->bytes / sq_dtype_size(t->dtype) / (uint64_t)n;
-            return cells * (uint64_t)sq_round_up(n, 16) *
-                       (has_offsets(sq_checkpoint_find(c, zero)) ? 8 : 4) +
-                   (uint64_t)n * 4;
+            int offsets = has_offsets(sq_checkpoint_find(c, zero)), half = exact_in_f16(t);
+            return (uint64_t)sq_round_up(n, 16) *
+                   (cells * (half ? 2 + offsets : 4 + 4 * offsets) + 4);
         }
     }
     if (t->dtype == SQ_I8 && t->rank == 2 && ends_with(t->name, ".weight")) { /* also 4 bits */
@@ -177,7 +191,7 @@ sq_status sq_plan_weights(sq_planning *p, const char *model, int files, sq_error
     }
     const int64_t *d = p->config.dims;
     p->head = p->round_head
-                  ? packed_bytes(d[SQ_D_VOCAB], sq_round_up(d[SQ_D_HIDDEN], 128), 8, 128, 0)
+                  ? packed_bytes(d[SQ_D_VOCAB], sq_round_up(d[SQ_D_HIDDEN], 128), 8, 128, 2)
                   : 0;
 fail:
     return st;

@@ -29,7 +29,9 @@ typedef struct sq_weight {
     void *owned; /* sq_free'd by sq_weight_free */
     float *scales;  /* kernel order */
     float *offsets; /* kernel order: (2^(bits-1) - zero) * scale; NULL when all are 0 */
-    float *sums;    /* [n] each row's sum */
+    uint16_t *half; /* kernel order: the scales where all are exact in f16, then NULL above */
+    uint8_t *zeros; /* kernel order: zero points beside `half`; NULL when all are the middle */
+    float *sums;    /* [n, rounded up to a panel] each row's sum */
     int32_t *place; /* [k]: where column c is stored (GPTQ's act-order); NULL: at c */
     int32_t *order; /* [k]: which column is stored at c; of the same block of memory */
 } sq_weight;
@@ -124,6 +126,7 @@ typedef struct sq_rounded {
     const int8_t *codes;               /* [columns / 4][planes][rows][4] */
     const int32_t *sums;               /* [pieces][rows] of low + 256 high */
     const float *scales, *scaled_sums; /* [pieces][rows]: scale, scale * sum */
+    const float *zeros;                /* [rows] scale * zero point of a row; NULL when all are 0 */
 } sq_rounded;
 
 /* The table. Every function works on one row or one tile; callers split the work over threads. */
@@ -142,11 +145,12 @@ typedef struct sq_kernels {
     void (*round_i8)(int8_t *q, const float *x, float scale, float zero, int64_t n);
     /* high * 256 + low = x * inverse to the nearest even whole number; at most 32512 in size. */
     void (*round_i16)(int8_t *low, int8_t *high, const float *x, float inverse, int64_t n);
-    /* y[row * ldy + c] of the panels' columns c (of all n): over pieces p in order
-     * acc = fma(w scale, x scale * (float)d_p, acc), d_p the exact sum of (code - middle) * x;
-     * then, with offsets, acc = fma(offset, x scaled sum, acc). */
+    /* y[row * ldy + c] of the panels' columns c (of all n): over pieces p in order f = x scale *
+     * (float)d_p, d_p the exact sum of (code - middle) * x; with zero points f = fma(middle - zero,
+     * x scaled sum, f); acc = fma(w scale, f, acc); with offsets acc = fma(offset, x scaled sum,
+     * acc). At the end, with x zeros, acc = fma(-x zero, w sum, acc), and the bias (nullable). */
     void (*int_tile)(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
-                     float *y, int64_t ldy);
+                     const float *bias, float *y, int64_t ldy);
     /* Products of bf16 pairs summed in f32; all NULL where the CPU has none. narrow_bf16: n numbers
      * rounded to nearest even. pair_bf16: out[16] =
      * n <= 16 columns of two rows as pairs (even in the low half; odd NULL: 0), 0 beyond n.

@@ -98,7 +98,7 @@ static int32_t piece_sum(const sq_weight *w, const uint8_t *word, const sq_round
 }
 
 static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
-                     float *y, int64_t ldy) {
+                     const float *bias, float *y, int64_t ldy) {
     int64_t pieces = sq_weight_pieces(w), stride = sq_weight_stride(w), split = sq_weight_split(w);
     int64_t end = (panel0 + panels) * SQ_PANEL < w->n ? (panel0 + panels) * SQ_PANEL : w->n;
     for (int64_t c = panel0 * SQ_PANEL; c < end; c++) {
@@ -109,12 +109,18 @@ static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const s
             for (int64_t p = 0; p < pieces; p++, word += sq_panel_bytes(w) / pieces) {
                 int64_t g = at + p / split * SQ_PANEL, i = p * x->rows + r;
                 float d = x->scales[i] * (float)piece_sum(w, word, x, p * stride, r);
-                acc = fmaf(w->scales[g], d, acc);
+                if (w->zeros != NULL) {
+                    d = fmaf((float)(sq_weight_middle(w) - w->zeros[g]), x->scaled_sums[i], d);
+                }
+                acc = fmaf(w->half != NULL ? sq_f16_to_f32(w->half[g]) : w->scales[g], d, acc);
                 if (w->offsets != NULL) {
                     acc = fmaf(w->offsets[g], x->scaled_sums[i], acc);
                 }
             }
-            y[r * ldy + c] = acc;
+            if (x->zeros != NULL) {
+                acc = fmaf(-x->zeros[r], w->sums[c], acc);
+            }
+            y[r * ldy + c] = bias == NULL ? acc : acc + bias[c];
         }
     }
 }

@@ -86,11 +86,12 @@ static void widened(const sq_product *q, sq_rounding how, const float *x, int64_
 /* A block of rows as integers: tiles of `lanes` rows, one behind the other. */
 typedef struct block {
     sq_rounded *tiles;
-    float *zeros; /* [rows] scale * zero point of a row rounded to 8 bits */
+    float *zeros; /* [rows] scale * zero point, of rows rounded to 8 bits */
     int64_t rows, columns, pieces;
 } block;
 
-static int reserve(block *b, const sq_weight *w, int planes, int64_t rows) {
+static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) {
+    int planes = how == SQ_ROUND_16 ? 2 : 1, zeros = how == SQ_ROUND_8;
     int lanes = rows >= 8 / planes ? 8 / planes : rows > 2 ? 4 : (int)rows;
     int64_t tiles = sq_ceil_div(rows, lanes), all = tiles * lanes;
     *b = (block){.rows = rows, .columns = sq_weight_columns(w), .pieces = sq_weight_pieces(w)};
@@ -110,6 +111,7 @@ static int reserve(block *b, const sq_weight *w, int planes, int64_t rows) {
         b->tiles[t] = (sq_rounded){.rows = lanes,
                                    .planes = planes,
                                    .codes = q,
+                                   .zeros = zeros ? b->zeros + t * lanes : NULL,
                                    .scales = own,
                                    .scaled_sums = own + lanes * b->pieces,
                                    .sums = (int32_t *)(void *)(own + 2 * lanes * b->pieces)};
@@ -194,6 +196,7 @@ static void clear_rest(const block *b, int64_t tiles) {
         size_t numbers = (size_t)(t->rows * b->pieces);
         memset((void *)(uintptr_t)t->codes, 0, (size_t)(t->rows * t->planes * b->columns));
         memset((void *)(uintptr_t)t->scales, 0, 3 * numbers * sizeof(float));
+        memset(b->zeros + (tiles - 1) * t->rows, 0, (size_t)t->rows * sizeof *b->zeros);
     }
 }
 
@@ -208,21 +211,13 @@ static void panel_products(const sq_product *q, const block *b, int64_t panel0, 
     for (int64_t r = 0; r < b->rows; r += lanes) {
         const sq_rounded *t = &b->tiles[r / lanes];
         if (r + lanes <= b->rows) {
-            kn->int_tile(w, panel0, panels, t, y + r * q->ldy, q->ldy);
-        } else {
-            float some[8][TASK_PANELS * SQ_PANEL];
-            kn->int_tile(w, panel0, panels, t, some[0] - lo, TASK_PANELS * SQ_PANEL);
-            for (int64_t i = 0; r + i < b->rows; i++) {
-                memcpy(y + (r + i) * q->ldy + lo, some[i], (size_t)(hi - lo) * sizeof *y);
-            }
+            kn->int_tile(w, panel0, panels, t, q->bias, y + r * q->ldy, q->ldy);
+            continue;
         }
-        for (int64_t i = r; i < r + lanes && i < b->rows; i++) {
-            for (int64_t c = lo; b->zeros[i] != 0 && c < hi; c++) {
-                y[i * q->ldy + c] -= b->zeros[i] * w->sums[c];
-            }
-            for (int64_t c = lo; q->bias != NULL && c < hi; c++) {
-                y[i * q->ldy + c] += q->bias[c];
-            }
+        float some[8][TASK_PANELS * SQ_PANEL];
+        kn->int_tile(w, panel0, panels, t, q->bias, some[0] - lo, TASK_PANELS * SQ_PANEL);
+        for (int64_t i = 0; r + i < b->rows; i++) {
+            memcpy(y + (r + i) * q->ldy + lo, some[i], (size_t)(hi - lo) * sizeof *y);
         }
     }
 }
@@ -245,7 +240,7 @@ static int same_order(const sq_weight *a, const sq_weight *b) {
 static void block_products(const sq_product *q, int count, sq_rounding how, const float *x,
                            int64_t ldx, int64_t at, int64_t rows) {
     block b;
-    if (!reserve(&b, q->w, how == SQ_ROUND_16 ? 2 : 1, rows)) {
+    if (!reserve(&b, q->w, how, rows)) {
         for (int i = 0; i < count; i++) {
             plain(&q[i], how, x, ldx, at, rows);
         }

@@ -182,7 +182,8 @@ static inline __attribute__((always_inline)) void add_piece(int lanes, int bits,
 
 static inline __attribute__((always_inline)) void tile(int rows, int planes, int bits,
                                                        const sq_weight *w, int64_t panel,
-                                                       const sq_rounded *x, float *y, int64_t ldy) {
+                                                       const sq_rounded *x, const float *bias,
+                                                       float *y, int64_t ldy) {
     int64_t pieces = sq_weight_pieces(w), stride = sq_weight_stride(w), split = sq_weight_split(w);
     const uint8_t *codes = sq_weight_panel(w, panel);
     const int8_t *in = x->codes;
@@ -198,40 +199,60 @@ static inline __attribute__((always_inline)) void tile(int rows, int planes, int
         codes += stride * SQ_PANEL * bits / 8;
         in += stride * rows * planes;
         int64_t at = (panel * sq_weight_groups(w) + p / split) * SQ_PANEL;
-        for (int i = 0; i < 2 * rows; i++) {
-            int r = i / 2, h = i % 2;
-            __m256i sum = load(d[r] + 8 * h);
-            if (planes == 2) {
-                sum = _mm256_add_epi32(sum, _mm256_slli_epi32(load(d[rows + r] + 8 * h), 8));
+        for (int h = 0; h < 2; h++, at += 8) {
+            __m256 scale = w->half == NULL ? _mm256_loadu_ps(w->scales + at)
+                                           : _mm256_cvtph_ps(_mm_loadu_si128(
+                                                 (const __m128i *)(const void *)(w->half + at)));
+            __m256 zero = _mm256_setzero_ps();
+            if (w->zeros != NULL) {
+                __m256i z = _mm256_cvtepu8_epi32(
+                    _mm_loadl_epi64((const __m128i *)(const void *)(w->zeros + at)));
+                zero = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_set1_epi32(1 << (bits - 1)), z));
             }
-            sum =
-                _mm256_sub_epi32(sum, _mm256_set1_epi32(x->sums[p * rows + r] * (1 << (bits - 1))));
-            __m256 f =
-                _mm256_mul_ps(_mm256_set1_ps(x->scales[p * rows + r]), _mm256_cvtepi32_ps(sum));
-            acc[r][h] = _mm256_fmadd_ps(_mm256_loadu_ps(w->scales + at + 8 * h), f, acc[r][h]);
-            if (w->offsets != NULL) {
-                acc[r][h] =
-                    _mm256_fmadd_ps(_mm256_loadu_ps(w->offsets + at + 8 * h),
-                                    _mm256_set1_ps(x->scaled_sums[p * rows + r]), acc[r][h]);
+            for (int r = 0; r < rows; r++) {
+                __m256i sum = load(d[r] + 8 * h);
+                if (planes == 2) {
+                    sum = _mm256_add_epi32(sum, _mm256_slli_epi32(load(d[rows + r] + 8 * h), 8));
+                }
+                __m256 scaled = _mm256_set1_ps(x->scaled_sums[p * rows + r]);
+                sum = _mm256_sub_epi32(
+                    sum, _mm256_set1_epi32(x->sums[p * rows + r] * (1 << (bits - 1))));
+                __m256 f =
+                    _mm256_mul_ps(_mm256_set1_ps(x->scales[p * rows + r]), _mm256_cvtepi32_ps(sum));
+                f = w->zeros == NULL ? f : _mm256_fmadd_ps(zero, scaled, f);
+                acc[r][h] = _mm256_fmadd_ps(scale, f, acc[r][h]);
+                if (w->offsets != NULL) {
+                    acc[r][h] =
+                        _mm256_fmadd_ps(_mm256_loadu_ps(w->offsets + at), scaled, acc[r][h]);
+                }
             }
         }
     }
     int64_t c = panel * SQ_PANEL, n = w->n - c < SQ_PANEL ? w->n - c : SQ_PANEL;
     for (int i = 0; i < rows; i++) {
-        _mm256_storeu_ps(out[i], acc[i][0]);
-        _mm256_storeu_ps(out[i] + 8, acc[i][1]);
-        memcpy(y + i * ldy + c, out[i], (size_t)n * sizeof *y);
+        for (int h = 0; h < 2; h++) {
+            __m256 v = acc[i][h];
+            if (x->zeros != NULL) {
+                v = _mm256_fnmadd_ps(_mm256_set1_ps(x->zeros[i]),
+                                     _mm256_loadu_ps(w->sums + c + 8 * h), v);
+            }
+            _mm256_storeu_ps(out[i] + 8 * h, v);
+        }
+        for (int64_t k = 0; k < n; k++) {
+            y[i * ldy + c + k] = bias == NULL ? out[i][k] : out[i][k] + bias[c + k];
+        }
     }
 }
 
 #define TILE(rows, planes)                                                                         \
     static void tile_##rows##_##planes(const sq_weight *w, int64_t panel0, int64_t panels,         \
-                                       const sq_rounded *x, float *y, int64_t ldy) {               \
+                                       const sq_rounded *x, const float *bias, float *y,           \
+                                       int64_t ldy) {                                              \
         for (int64_t j = panel0; j < panel0 + panels; j++) {                                       \
             if (w->kind == SQ_W_Q4) {                                                              \
-                tile(rows, planes, 4, w, j, x, y, ldy);                                            \
+                tile(rows, planes, 4, w, j, x, bias, y, ldy);                                      \
             } else {                                                                               \
-                tile(rows, planes, 8, w, j, x, y, ldy);                                            \
+                tile(rows, planes, 8, w, j, x, bias, y, ldy);                                      \
             }                                                                                      \
         }                                                                                          \
     }
@@ -240,15 +261,16 @@ TILE(2, 1)
 TILE(4, 1)
 TILE(8, 1)
 TILE(1, 2)
-TILE(2, 2) TILE(4, 2)
+TILE(2, 2)
+TILE(4, 2)
 
-    static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
-                         float *y, int64_t ldy) {
+static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
+                     const float *bias, float *y, int64_t ldy) {
     static void (*const tiles[2][4])(const sq_weight *, int64_t, int64_t, const sq_rounded *,
-                                     float *, int64_t) = {{tile_1_1, tile_2_1, tile_4_1, tile_8_1},
-                                                          {tile_1_2, tile_2_2, tile_4_2, NULL}};
+                                     const float *, float *, int64_t) = {
+        {tile_1_1, tile_2_1, tile_4_1, tile_8_1}, {tile_1_2, tile_2_2, tile_4_2, NULL}};
     int rows = x->rows == 1 ? 0 : x->rows == 2 ? 1 : x->rows == 4 ? 2 : 3;
-    tiles[x->planes - 1][rows](w, panel0, panels, x, y, ldy);
+    tiles[x->planes - 1][rows](w, panel0, panels, x, bias, y, ldy);
 }
 
 void sq_rounded_init_avx2(sq_kernels *k) {

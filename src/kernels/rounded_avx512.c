@@ -64,7 +64,8 @@ piece_sums(int lanes, int panels, int bits, int64_t columns, const uint8_t *cons
 /* `rows` rows in `planes` times `panels` panels. */
 static inline __attribute__((always_inline)) void tile(int rows, int planes, int panels, int bits,
                                                        const sq_weight *w, int64_t panel0,
-                                                       const sq_rounded *x, float *y, int64_t ldy) {
+                                                       const sq_rounded *x, const float *bias,
+                                                       float *y, int64_t ldy) {
     int64_t pieces = sq_weight_pieces(w), stride = sq_weight_stride(w), split = sq_weight_split(w);
     int64_t groups = sq_weight_groups(w), piece_bytes = stride * SQ_PANEL * bits / 8;
     const uint8_t *codes[MOST_PANELS];
@@ -85,7 +86,15 @@ static inline __attribute__((always_inline)) void tile(int rows, int planes, int
         piece_sums(rows * planes, panels, bits, stride, codes, in, start, d);
         for (int j = 0; j < panels; j++) {
             int64_t at = ((panel0 + j) * groups + p / split) * SQ_PANEL;
-            __m512 scale = _mm512_loadu_ps(w->scales + at);
+            __m512 scale = w->half == NULL ? _mm512_loadu_ps(w->scales + at)
+                                           : _mm512_cvtph_ps(_mm256_loadu_si256(
+                                                 (const __m256i *)(const void *)(w->half + at)));
+            __m512 zero = _mm512_setzero_ps();
+            if (w->zeros != NULL) {
+                __m512i z = _mm512_cvtepu8_epi32(
+                    _mm_loadu_si128((const __m128i *)(const void *)(w->zeros + at)));
+                zero = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_set1_epi32(1 << (bits - 1)), z));
+            }
             for (int i = 0; i < rows; i++) {
                 __m512i sum = d[i][j];
                 if (planes == 2) {
@@ -93,6 +102,9 @@ static inline __attribute__((always_inline)) void tile(int rows, int planes, int
                 }
                 __m512 f =
                     _mm512_mul_ps(_mm512_set1_ps(x->scales[p * rows + i]), _mm512_cvtepi32_ps(sum));
+                if (w->zeros != NULL) {
+                    f = _mm512_fmadd_ps(zero, _mm512_set1_ps(x->scaled_sums[p * rows + i]), f);
+                }
                 acc[i][j] = _mm512_fmadd_ps(scale, f, acc[i][j]);
             }
             if (w->offsets != NULL) {
@@ -108,22 +120,27 @@ static inline __attribute__((always_inline)) void tile(int rows, int planes, int
     for (int j = 0; j < panels; j++) {
         int64_t c = (panel0 + j) * SQ_PANEL, left = w->n - c;
         __mmask16 k = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff;
+        __m512 add = bias == NULL ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(k, bias + c);
         for (int i = 0; i < rows; i++) {
-            _mm512_mask_storeu_ps(y + i * ldy + c, k, acc[i][j]);
+            __m512 v = acc[i][j];
+            if (x->zeros != NULL) {
+                v = _mm512_fnmadd_ps(_mm512_set1_ps(x->zeros[i]), _mm512_loadu_ps(w->sums + c), v);
+            }
+            _mm512_mask_storeu_ps(y + i * ldy + c, k, bias == NULL ? v : _mm512_add_ps(v, add));
         }
     }
 }
 
 #define TILE(rows, planes, bits)                                                                   \
     static void tile_##rows##_##planes##_##bits(const sq_weight *w, int64_t panel0,                \
-                                                int64_t panels, const sq_rounded *x, float *y,     \
-                                                int64_t ldy) {                                     \
+                                                int64_t panels, const sq_rounded *x,               \
+                                                const float *bias, float *y, int64_t ldy) {        \
         int64_t j = 0;                                                                             \
         for (; rows > 1 && j + 3 <= panels; j += 3) { /* one row: one stream */                    \
-            tile(rows, planes, 3, bits, w, panel0 + j, x, y, ldy);                                 \
+            tile(rows, planes, 3, bits, w, panel0 + j, x, bias, y, ldy);                           \
         }                                                                                          \
         for (; j < panels; j++) {                                                                  \
-            tile(rows, planes, 1, bits, w, panel0 + j, x, y, ldy);                                 \
+            tile(rows, planes, 1, bits, w, panel0 + j, x, bias, y, ldy);                           \
         }                                                                                          \
     }
 #define TILES(bits)                                                                                \
@@ -133,16 +150,17 @@ static inline __attribute__((always_inline)) void tile(int rows, int planes, int
 TILES(4)
 TILES(8)
 
-typedef void (*tile_fn)(const sq_weight *, int64_t, int64_t, const sq_rounded *, float *, int64_t);
+typedef void (*tile_fn)(const sq_weight *, int64_t, int64_t, const sq_rounded *, const float *,
+                        float *, int64_t);
 
 static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
-                     float *y, int64_t ldy) {
+                     const float *bias, float *y, int64_t ldy) {
     static const tile_fn tiles[2][2][4] = {{{tile_1_1_4, tile_2_1_4, tile_4_1_4, tile_8_1_4},
                                             {tile_1_2_4, tile_2_2_4, tile_4_2_4, NULL}},
                                            {{tile_1_1_8, tile_2_1_8, tile_4_1_8, tile_8_1_8},
                                             {tile_1_2_8, tile_2_2_8, tile_4_2_8, NULL}}};
     int rows = x->rows == 1 ? 0 : x->rows == 2 ? 1 : x->rows == 4 ? 2 : 3;
-    tiles[w->kind == SQ_W_Q8][x->planes - 1][rows](w, panel0, panels, x, y, ldy);
+    tiles[w->kind == SQ_W_Q8][x->planes - 1][rows](w, panel0, panels, x, bias, y, ldy);
 }
 
 void sq_kernels_init_avx512_vnni(sq_kernels *k) { k->int_tile = int_tile; }

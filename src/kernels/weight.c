@@ -44,7 +44,7 @@ static sq_status make_room(sq_weight *w, int offsets, sq_error *err) {
     w->data = w->owned;
     w->scales = sq_alloc(panels, scales, "scales", err);
     w->offsets = offsets ? sq_alloc(panels, scales, "offsets", err) : NULL;
-    w->sums = sq_alloc_raw((size_t)w->n, sizeof *w->sums, "sums of rows", err);
+    w->sums = sq_alloc(panels * SQ_PANEL, sizeof *w->sums, "sums of rows", err);
     if (w->owned == NULL || w->scales == NULL || w->sums == NULL ||
         (offsets && w->offsets == NULL)) {
         sq_weight_free(w);
@@ -89,6 +89,45 @@ static int pack_from(sq_weight *w, int64_t row, sq_weight_row_fn read, const voi
     return 1;
 }
 
+/* Scales and zero points in 3 bytes a group instead of 8, where nothing is lost by it. Without
+ * memory for it all stays as it is. */
+static void compact(sq_weight *w) {
+    size_t cells = (size_t)(sq_weight_panels(w) * sq_weight_groups(w)) * SQ_PANEL;
+    int middle = sq_weight_middle(w), exact = 1;
+    uint16_t *half = sq_alloc_raw(cells, sizeof *half, "scales", NULL);
+    uint8_t *zeros = w->offsets == NULL ? NULL : sq_alloc_raw(cells, 1, "zero points", NULL);
+    exact = half != NULL && (zeros != NULL) == (w->offsets != NULL);
+    for (size_t i = 0; exact && i < cells; i++) {
+        float s = w->scales[i];
+        half[i] = sq_f32_to_f16(s);
+        exact = sq_f16_to_f32(half[i]) == s;
+        if (exact && zeros != NULL) {
+            float z = s == 0 ? (float)middle : rintf((float)middle - w->offsets[i] / s);
+            exact = z >= 0 && z <= 255 && (float)(middle - (int)z) * s == w->offsets[i];
+            zeros[i] = exact ? (uint8_t)z : 0;
+        }
+    }
+    if (!exact) {
+        sq_free(half);
+        sq_free(zeros);
+        return;
+    }
+    sq_free(w->scales);
+    sq_free(w->offsets);
+    w->scales = w->offsets = NULL;
+    w->half = half;
+    w->zeros = zeros;
+}
+
+/* Scale and offset of a row's group. */
+static void group_at(const sq_weight *w, int64_t row, int64_t group, float *scale, float *offset) {
+    int64_t at = scale_at(w, row, group);
+    *scale = w->half != NULL ? sq_f16_to_f32(w->half[at]) : w->scales[at];
+    *offset = w->zeros != NULL     ? (float)(sq_weight_middle(w) - w->zeros[at]) * *scale
+              : w->offsets != NULL ? w->offsets[at]
+                                   : 0.0f;
+}
+
 sq_status sq_weight_pack(sq_weight *w, int bits, int64_t n, int64_t k, int64_t k_padded,
                          int64_t group, int offsets, sq_weight_row_fn read, const void *user,
                          sq_error *err) {
@@ -124,6 +163,7 @@ sq_status sq_weight_pack(sq_weight *w, int bits, int64_t n, int64_t k, int64_t k
         sq_weight_free(w);
         return SQ_ENOMEM;
     }
+    compact(w);
     return SQ_OK;
 }
 
@@ -207,6 +247,7 @@ static void round_group(const float *x, int64_t n, int bits, uint8_t *codes, flo
         hi = x[i] > hi ? x[i] : hi;
     }
     float s = offset == NULL ? fmaxf(-lo, hi) / (zero - 1) : (hi - lo) / top;
+    s = s > 6.2e-5f ? sq_f16_to_f32(sq_f32_to_f16(s)) : s; /* a normal number there */
     float middle = zero, inverse = s > 0 ? 1.0f / s : 0.0f;
     if (offset != NULL) {
         zero = rintf(-lo * inverse);
@@ -283,16 +324,18 @@ float sq_weight_at(const sq_weight *w, int64_t row, int64_t c) {
     }
     c = w->place == NULL ? c : w->place[c];
     int64_t g = c / w->group, in = c % w->group, stride = sq_weight_stride(w);
-    int64_t at = scale_at(w, row, g);
+    float scale, offset;
+    group_at(w, row, g, &scale, &offset);
     int code = code_at(w, row, g * sq_weight_split(w) + in / stride, in % stride);
-    return (float)(code - sq_weight_middle(w)) * w->scales[at] +
-           (w->offsets == NULL ? 0.0f : w->offsets[at]);
+    return (float)(code - sq_weight_middle(w)) * scale + offset;
 }
 
 void sq_weight_free(sq_weight *w) {
     sq_free(w->owned);
     sq_free(w->scales);
     sq_free(w->offsets);
+    sq_free(w->half);
+    sq_free(w->zeros);
     sq_free(w->sums);
     sq_free(w->place);
     *w = (sq_weight){0};
@@ -310,10 +353,9 @@ size_t sq_weight_bytes(const sq_weight *w) {
     case SQ_W_Q8:
         break;
     }
-    size_t scales = SQ_PANEL * sizeof(float) * (size_t)sq_weight_groups(w);
-    return (size_t)sq_weight_panels(w) *
-               ((size_t)sq_panel_bytes(w) + scales * (w->offsets == NULL ? 1 : 2)) +
-           (w->sums == NULL ? 0 : n * sizeof(float)) +
+    size_t panels = (size_t)sq_weight_panels(w), cells = SQ_PANEL * (size_t)sq_weight_groups(w);
+    size_t group = w->half != NULL ? 2 + (w->zeros != NULL) : w->offsets == NULL ? 4 : 8;
+    return panels * ((size_t)sq_panel_bytes(w) + cells * group + SQ_PANEL * sizeof(float)) +
            (w->place == NULL ? 0 : 2 * k * sizeof *w->place);
 }
 
@@ -335,10 +377,11 @@ static void widen_row(const sq_weight *w, int64_t row, float *y) {
     int64_t per = w->kind == SQ_W_Q4 ? 8 : 4;
     const uint8_t *word = sq_weight_panel(w, row / SQ_PANEL) + row % SQ_PANEL * 4;
     for (int64_t p = 0; p < pieces; p++) {
-        int64_t at = scale_at(w, row, p / split), first = sq_piece_start(w, p);
+        float scale, offset;
+        int64_t first = sq_piece_start(w, p);
+        group_at(w, row, p / split, &scale, &offset);
         int64_t n = sq_piece_columns(w, p);
         n = first + n > w->k ? w->k - first : n;
-        float scale = w->scales[at], offset = w->offsets == NULL ? 0.0f : w->offsets[at];
         for (int64_t c = 0; c < stride; c += per, word += 4 * SQ_PANEL) {
             if (c + per <= n) {
                 widen_word(w, word, scale, offset, y + first + c);

@@ -126,9 +126,11 @@ static sq_status feed_pieces(const sq_verify_state *v, const sq_prompt *p, int64
     return st;
 }
 
-static sq_status rounds_inputs(void *user, sq_linear *l, sq_error *err) {
+/* The fewest bits that inputs are rounded to; 32: none are. */
+static sq_status input_bits(void *user, sq_linear *l, sq_error *err) {
+    int *least = user, bits = !l->quantized ? 32 : l->scheme.act_bits == 8 ? 8 : 16;
     (void)err;
-    *(int *)user |= l->quantized && l->scheme.act_bits != 0;
+    *least = bits < *least ? bits : *least;
     return SQ_OK;
 }
 
@@ -137,9 +139,10 @@ static sq_status rounds_inputs(void *user, sq_linear *l, sq_error *err) {
 static double cache_limit(const sq_verify_state *v) {
     static const double stored[] = {
         [SQ_KV_F32] = 1e-4, [SQ_KV_F16] = 4e-3, [SQ_KV_BF16] = 3e-2, [SQ_KV_INT8] = 3e-2};
-    int rounds = 0;
-    sq_net_each_linear(v->net, rounds_inputs, &rounds, NULL);
-    return rounds ? 3e-2 : stored[v->kv_type];
+    int bits = 32;
+    sq_net_each_linear(v->net, input_bits, &bits, NULL);
+    double inputs = bits == 8 ? 3e-2 : bits == 16 ? 1e-3 : 1e-4;
+    return inputs > stored[v->kv_type] ? inputs : stored[v->kv_type];
 }
 
 static sq_status check_one(sq_verify_state *v, const char *name, const sq_prompt *p,

@@ -31,6 +31,9 @@ static int make(matrix *m, int bits, int kind, int centred, int64_t n, int64_t k
     m->size = calloc((size_t)(n * k), sizeof(double));
     for (int64_t i = 0; i < n * groups; i++) {
         scales[i] = (0.01f + fabsf(uniform())) * (i % 5 == 0 ? -1.0f : 1.0f);
+        if (kind % 2 == 0) { /* held in two bytes */
+            scales[i] = sq_f16_to_f32(sq_f32_to_f16(scales[i]));
+        }
         zeros[i] = (uint8_t)(centred ? 1 << (bits - 1) : (int)(i * 7 % (1 << bits)));
     }
     for (int64_t i = 0; i < n * kp; i++) { /* codes beyond k are not zero: x is */
@@ -47,7 +50,10 @@ static int make(matrix *m, int bits, int kind, int centred, int64_t n, int64_t k
     free(packed);
     free(scales);
     free(zeros);
-    verdict("a matrix", k, ok && (m->w.offsets == NULL) == centred, 0, 0);
+    verdict("a matrix", k,
+            ok && (kind % 2 != 0 || m->w.half != NULL) &&
+                (m->w.offsets == NULL && m->w.zeros == NULL) == centred,
+            0, 0);
     return ok;
 }
 
@@ -129,6 +135,23 @@ static void against_doubles(const matrix *m, const float *x, sq_rounding how, co
     verdict("rounded product", k, worst <= 1e-6, worst, 1e-6);
 }
 
+/* The bias is added to what comes without it. */
+static void with_bias(const matrix *m, const float *x, sq_rounding how, const float *want) {
+    int64_t n = m->w.n, rows = 11;
+    float *y = calloc((size_t)((rows + 1) * n), 4), *bias = y + rows * n;
+    int ok = 1;
+    for (int64_t c = 0; c < n; c++) {
+        bias[c] = 100 * uniform();
+    }
+    const sq_product p = {&m->w, bias, y, n};
+    sq_matmul_rounded(&p, 1, how, x, m->w.k, rows);
+    for (int64_t i = 0; i < rows * n; i++) {
+        ok &= y[i] == want[i] + bias[i % n];
+    }
+    verdict("rounded product with a bias", n, ok, 0, 0);
+    free(y);
+}
+
 /* Three products in one pass, the second of other groups: as each by itself. */
 static void together(const matrix *m, const float *x, sq_rounding how, const float *want) {
     int64_t n = m->w.n, k = m->w.k;
@@ -164,6 +187,7 @@ static void one(int bits, int kind, int centred, int64_t n, int64_t k, int64_t g
             sq_kernels_select(isa->name, NULL);
             against_doubles(&m, x, how, y);
             together(&m, x, how, y);
+            with_bias(&m, x, how, y);
             for (int64_t rows = 9; rows <= ROWS; rows++) { /* every height of a tile */
                 memset(z, 0x55, (size_t)(ROWS * n) * 4);
                 product(&m.w, how, x, rows, z);
