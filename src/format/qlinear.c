@@ -142,9 +142,11 @@ static sq_status read_bytes(sq_qlinear *q, const sq_qparts *p, const char *what,
     SQ_TRY(need(p->codes, SQ_I8, 2, q->n, q->k_padded, what, ".weight", err));
     SQ_TRY(need(p->scales, SQ_F32, 2, q->n, groups, what, ".weight_scale", err));
     const int8_t *s = p->codes->data;
-#pragma omp parallel for simd schedule(static) if (q->n * q->k_padded > 65536)
-    for (int64_t i = 0; i < q->n * q->k_padded; i++) {
-        q->codes[i] = (uint8_t)(((uint8_t)s[i] + half) & (2 * half - 1));
+    uint8_t *codes = q->codes;
+    int64_t cells = q->n * q->k_padded;
+#pragma omp parallel for schedule(static) if (cells > 65536)
+    for (int64_t i = 0; i < cells; i++) {
+        codes[i] = (uint8_t)(((uint8_t)s[i] + half) & (2 * half - 1));
     }
     memset(q->zeros, half, (size_t)(q->n * groups));
     sq_to_f32(q->scales, p->scales->data, p->scales->dtype, (size_t)(q->n * groups));
