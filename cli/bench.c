@@ -45,6 +45,7 @@ int verb_bench(int argc, char **argv) {
         {"--repeat", CLI_INT, &o.repeat, "R  rounds, after one that warms up (3)"},
         KV_OPTION(o.kv_type),
         HEAD_OPTION(o.head),
+        COMPUTE_OPTION(o.compute),
         {NULL, CLI_FLAG, NULL, NULL},
     };
     int status = cli_parse("bench", argc, argv, options, pos, 1, 1, &common);

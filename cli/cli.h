@@ -42,6 +42,10 @@ typedef struct cli_list {
             "keep|w8a16|w4a16  the output head in memory (w8a16 where a quantized model's is not)" \
     }
 
+/* Products with dense BF16 weights. */
+#define COMPUTE_OPTION(to)                                                                         \
+    { "--compute", CLI_TEXT, &(to), "f32|bf16  how dense BF16 weights are multiplied (f32)" }
+
 typedef struct cli_option {
     const char *name; /* "--group-size", or "-o" */
     cli_kind kind;

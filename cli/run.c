@@ -96,11 +96,12 @@ int verb_run(int argc, char **argv) {
     cli_ask ask = {0};
     sq_sampling sampling = {0};
     cli_list stop = {0};
-    const char *pos[1], *head = NULL;
+    const char *pos[1], *head = NULL, *compute = NULL;
     const cli_option options[] = {
         CLI_ASK_OPTIONS(ask),
         SAMPLING_OPTIONS(sampling, stop),
         HEAD_OPTION(head),
+        COMPUTE_OPTION(compute),
         {"--no-cache", CLI_FLAG, &sampling.no_cache,
          "compute the whole prompt anew for every token"},
         {NULL, CLI_FLAG, NULL, NULL},
@@ -127,6 +128,7 @@ int verb_run(int argc, char **argv) {
     sq_result result = {.text = ""};
     sq_status st = open_model(&model, pos[0], &ask.media, ask.kv_type, &err);
     st = st == SQ_OK ? set_head(model, head, &common, &err) : st;
+    st = st == SQ_OK ? sq_model_set_compute(model, compute, &err) : st;
     if (st == SQ_OK) {
         st = sq_session_open(&session, model, &err);
     }
@@ -317,13 +319,14 @@ int verb_chat(int argc, char **argv) {
     talk t = {0};
     cli_list stop = {0};
     sq_media_options media = {0};
-    const char *kv_type = NULL, *head = NULL;
+    const char *kv_type = NULL, *head = NULL, *compute = NULL;
     const char *pos[1], *system = NULL;
     const cli_option options[] = {
         {"--system", CLI_TEXT, &system, "TEXT  system message"},
         {"--image-max-tokens", CLI_INT, &media.image_max_tokens, "N  tokens of a picture at most"},
         KV_OPTION(kv_type),
         HEAD_OPTION(head),
+        COMPUTE_OPTION(compute),
         SAMPLING_OPTIONS(t.sampling, stop),
         {NULL, CLI_FLAG, NULL, NULL},
     };
@@ -342,6 +345,7 @@ int verb_chat(int argc, char **argv) {
     sq_model *model = NULL;
     sq_status st = open_model(&model, pos[0], &media, kv_type, &err);
     st = st == SQ_OK ? set_head(model, head, &common, &err) : st;
+    st = st == SQ_OK ? sq_model_set_compute(model, compute, &err) : st;
     if (st == SQ_OK) {
         st = sq_session_open(&t.session, model, &err);
     }

@@ -46,6 +46,9 @@ SQ_API sq_status sq_model_open(sq_model **out, const char *path, const sq_media_
 /* How the KV cache of sessions opened from now on is stored: "f32" (at first), "f16", "bf16" or
  * "int8" (a scale for each head and token); NULL changes nothing. */
 SQ_API sq_status sq_model_set_kv_type(sq_model *model, const char *type, sq_error *err);
+/* In what dense BF16 weights are multiplied: "f32" (at first, and NULL), or "bf16": inputs are
+ * rounded to bf16, as other engines do, where the CPU multiplies bf16 pairs. */
+SQ_API sq_status sq_model_set_compute(sq_model *model, const char *type, sq_error *err);
 /* How the output head is held from now on: "keep" (as stored), "w8a16" or "w4a16" (rounded to
  * nearest in memory: decoding reads all of it for every token); NULL: "w8a16" where the model's
  * other linears are quantized and its head is not. At first as stored; to be called once, before
@@ -268,6 +271,7 @@ typedef struct sq_bench_options {
     int64_t repeat;         /* rounds, each with a prompt of its own, after one that warms up */
     const char *kv_type;    /* see sq_model_set_kv_type */
     const char *head;       /* see sq_model_set_head */
+    const char *compute;    /* see sq_model_set_compute */
 } sq_bench_options;
 /* Speed with random tokens and a picture of noise. *report: cli.md's keys of `bench` (medians),
  * their spread, and the share of this machine's read rate that decoding reaches. */

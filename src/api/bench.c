@@ -230,6 +230,7 @@ sq_status sq_bench(const char *model, const sq_bench_options *options, const sq_
         SQ_TRY(sq_kv_parse(b.o.kv_type, &b.engine->net->config.kv_type, err));
     }
     SQ_TRY(sq_engine_set_head(b.engine, b.o.head, err));
+    SQ_TRY(sq_engine_set_compute(b.engine, b.o.compute, err));
     SQ_TRY(check_options(&b, err));
     b.pre = sq_alloc((size_t)(3 * b.o.repeat), sizeof *b.pre, "measurements", err);
     if (b.pre == NULL) {

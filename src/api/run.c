@@ -47,6 +47,11 @@ fail:
     return st;
 }
 
+sq_status sq_model_set_compute(sq_model *model, const char *type, sq_error *err) {
+    sq_status st = sq_need_arg(model, "model", err);
+    return st == SQ_OK ? sq_engine_set_compute(model->engine, type, err) : st;
+}
+
 sq_status sq_model_set_head(sq_model *model, const char *scheme, sq_error *err) {
     sq_status st = sq_need_arg(model, "model", err);
     return st == SQ_OK ? sq_engine_set_head(model->engine, scheme, err) : st;

@@ -56,6 +56,17 @@ fail:
     return st;
 }
 
+sq_status sq_engine_set_compute(sq_engine *e, const char *type, sq_error *err) {
+    if (type == NULL || strcmp(type, "f32") == 0) {
+        return SQ_OK;
+    }
+    if (strcmp(type, "bf16") != 0) {
+        return sq_fail(err, SQ_EARG, "cannot compute in '%s'; wanted f32 or bf16", type);
+    }
+    sq_net_use_bf16(e->net);
+    return SQ_OK;
+}
+
 static sq_status count_quantized(void *user, sq_linear *l, sq_error *err) {
     (void)err;
     *(int *)user += l->quantized;

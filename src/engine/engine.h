@@ -14,6 +14,8 @@ typedef struct sq_engine {
 } sq_engine;
 sq_status sq_engine_open(sq_engine **out, const char *path, const sq_media_options *media,
                          sq_error *err);
+/* "f32" (also NULL) or "bf16": see sq_net_use_bf16. */
+sq_status sq_engine_set_compute(sq_engine *e, const char *type, sq_error *err);
 /* How the head is held: "keep" (as stored), "w8a16", "w4a16"; NULL: w8a16 where other linears are
  * quantized and the head is not. */
 sq_status sq_engine_set_head(sq_engine *e, const char *scheme, sq_error *err);

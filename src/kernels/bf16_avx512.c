@@ -1,5 +1,6 @@
 /* Products of bf16 pairs, AVX-512 BF16: dpbf16ps adds both products of a pair to a 32-bit lane. */
 #include <immintrin.h>
+#include <string.h>
 
 #include "kernels/internal.h"
 
@@ -23,6 +24,25 @@ static void narrow_bf16(uint16_t *dst, const float *src, int64_t n) {
         __mmask16 m = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : (__mmask16)0xffff;
         __m256i v = (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(m, src + i));
         _mm256_mask_storeu_epi16(dst + i, m, v);
+    }
+}
+
+static void panel_bf16(const uint16_t *w, int64_t ldw, int64_t n, uint32_t *out) {
+    const __m512i step =
+        _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                           _mm512_set1_epi32((int)ldw));
+    const __mmask16 m = n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)0xffff;
+    const __m512i none = _mm512_setzero_si512();
+    for (int64_t p = 0; p < ldw / 2; p++) {
+        __m512i v = _mm512_mask_i32gather_epi32(none, m, step, w + 2 * p, 2);
+        _mm512_storeu_si512(out + 16 * p, v);
+    }
+    for (int64_t i = 0; ldw % 2 == 1 && i < 16; i++) { /* a last column by itself */
+        uint16_t v = 0;
+        if (i < n) {
+            memcpy(&v, (const char *)w + 2 * (i * ldw + ldw - 1), sizeof v);
+        }
+        out[16 * (ldw / 2) + i] = v;
     }
 }
 
@@ -90,6 +110,7 @@ static void tile_bf16(int64_t rows, int64_t columns, int64_t pairs, const uint32
 
 void sq_kernels_init_avx512_bf16(sq_kernels *k) {
     k->narrow_bf16 = narrow_bf16;
+    k->panel_bf16 = panel_bf16;
     k->pair_bf16 = pair_bf16;
     k->tile_bf16 = tile_bf16;
 }

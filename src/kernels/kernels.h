@@ -79,6 +79,11 @@ void sq_weight_rows_f32(const sq_weight *w, int64_t row0, int64_t rows, float *o
 void sq_matmul(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, const float *bias,
                float *y, int64_t ldy);
 
+/* The same of x rounded to bf16, for dense BF16 weights and many rows where the CPU multiplies bf16
+ * pairs; else sq_matmul. */
+void sq_matmul_bf16(const sq_weight *w, const float *x, int64_t ldx, int64_t rows,
+                    const float *bias, float *y, int64_t ldy);
+
 /* How inputs are rounded to integers for a product of integers. SQ_ROUND_8*: row by row to 8 bits,
  * as sq_fake_quantize_rows says (dynamic activation quantization per token). SQ_ROUND_16: to 16
  * bits, each row's each piece of at most 128 columns (a group's, where groups are smaller) with its
@@ -157,6 +162,9 @@ typedef struct sq_kernels {
      * tile_bf16: c[rows][columns] (stride ldc) += over pairs p of a[row * a_row + p * a_pair] times
      * b, panels of [pairs][16 columns], b_panel words from one to the next. */
     void (*narrow_bf16)(uint16_t *dst, const float *src, int64_t n);
+    /* n <= 16 rows w[n][ldw] as a panel of [pairs of columns][16 rows], 0 beyond n and ldw columns
+     */
+    void (*panel_bf16)(const uint16_t *w, int64_t ldw, int64_t n, uint32_t *out);
     void (*pair_bf16)(const float *even, const float *odd, int64_t n, uint32_t *out);
     void (*tile_bf16)(int64_t rows, int64_t columns, int64_t pairs, const uint32_t *a,
                       int64_t a_row, int64_t a_pair, const uint32_t *b, int64_t b_panel, float *c,

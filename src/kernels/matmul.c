@@ -14,6 +14,7 @@ enum {
     PANEL_FLOATS = 128 * 1024, /* 512 KiB: a share of the L2 cache */
     FEW_WORK = 1 << 18,        /* products below this are not worth waking threads */
     MANY_WORK = 1 << 21,
+    BF16_ROWS = 512, /* rows held in bf16 at once */
 };
 
 /* Scratch of a thread, freed when it ends. */
@@ -117,6 +118,58 @@ void sq_matmul(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, co
     (rows > FEW_ROWS || quantized ? many : few_dense)(w, x, ldx, rows, bias, y, ldy);
 }
 
+/* Rows of x as bf16, two to a word; NULL without memory. */
+static const uint32_t *narrow_rows(const float *x, int64_t ldx, int64_t rows, int64_t k) {
+    const sq_kernels *kn = sq_kernels_get();
+    int64_t pairs = (k + 1) / 2;
+    uint32_t *out = (uint32_t *)(void *)sq_thread_scratch(0, (size_t)(rows * pairs));
+#pragma omp parallel for schedule(static) num_threads(sq_threads()) if (k * rows > 65536)
+    for (int64_t r = 0; r < (out == NULL ? 0 : rows); r++) {
+        out[(r + 1) * pairs - 1] = 0; /* an odd row's other half */
+        kn->narrow_bf16((uint16_t *)(out + r * pairs), x + r * ldx, k);
+    }
+    return out;
+}
+
+/* Three panels of 16 output columns at a time. 0 without memory. */
+static int bf16_columns(const sq_weight *w, const uint32_t *a, int64_t lo, int64_t rows,
+                        const float *bias, float *y, int64_t ldy) {
+    const sq_kernels *kn = sq_kernels_get();
+    int64_t pairs = (w->k + 1) / 2, n = w->n - lo < 48 ? w->n - lo : 48;
+    uint32_t *b = (uint32_t *)(void *)sq_thread_scratch(1, (size_t)(48 * pairs));
+    for (int64_t j = 0; b != NULL && j < n; j += 16) {
+        const uint16_t *from = (const uint16_t *)w->data + (lo + j) * w->k;
+        kn->panel_bf16(from, w->k, n - j < 16 ? n - j : 16, b + j * pairs);
+    }
+    for (int64_t i = 0; b != NULL && i < rows; i++) {
+        for (int64_t c = 0; c < n; c++) {
+            y[i * ldy + lo + c] = bias == NULL ? 0.0f : bias[lo + c];
+        }
+    }
+    if (b != NULL) {
+        kn->tile_bf16(rows, n, pairs, a, pairs, 1, b, 16 * pairs, y + lo, ldy);
+    }
+    return b != NULL;
+}
+
+void sq_matmul_bf16(const sq_weight *w, const float *x, int64_t ldx, int64_t rows,
+                    const float *bias, float *y, int64_t ldy) {
+    int fits = w->kind == SQ_W_BF16 && sq_kernels_get()->tile_bf16 != NULL && rows > FEW_ROWS;
+    for (int64_t at = 0; at < rows; at += BF16_ROWS) {
+        int64_t m = rows - at < BF16_ROWS ? rows - at : BF16_ROWS;
+        const uint32_t *a = fits ? narrow_rows(x + at * ldx, ldx, m, w->k) : NULL;
+        int done = a != NULL;
+#pragma omp parallel for schedule(dynamic, 2) num_threads(sq_threads()) reduction(&& : done) if (  \
+        w->n * w->k * m > MANY_WORK)
+        for (int64_t t = 0; t < (a == NULL ? 0 : sq_ceil_div(w->n, 48)); t++) {
+            done = bf16_columns(w, a, 48 * t, m, bias, y + at * ldy, ldy) && done;
+        }
+        if (!done) {
+            sq_matmul(w, x + at * ldx, ldx, m, bias, y + at * ldy, ldy);
+        }
+    }
+}
+
 void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
               int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
     const int64_t tile = 128;
@@ -145,6 +198,22 @@ static void syrk_tile(const float *x, int64_t ldx, int64_t rows, const uint32_t 
     for (int64_t r = 0; r < h; r += 16) { /* a panel is one operand by rows, and one by columns */
         sq_kernels_get()->tile_bf16(h - r < 16 ? h - r : 16, w, pairs, panels + (i + r) * pairs, 1,
                                     16, panels + j * pairs, 16 * pairs, c + r * ldc, ldc);
+    }
+}
+
+/* Tile (j, i) from (i, j), by blocks that stay in the cache: the product itself need not be
+ * symmetric to the bit. */
+static void mirror(float *c, int64_t k, int64_t i, int64_t j, int64_t h, int64_t w) {
+    const int64_t block = 16;
+    for (int64_t s0 = 0; s0 < w; s0 += block) {
+        for (int64_t r0 = 0; r0 < (j > i ? h : s0 + block) && r0 < h; r0 += block) {
+            for (int64_t s = s0; s < s0 + block && s < w; s++) {
+                int64_t end = j == i && s < r0 + block ? s : r0 + block;
+                for (int64_t r = r0; r < end && r < h; r++) {
+                    c[(j + s) * k + i + r] = c[(i + r) * k + j + s];
+                }
+            }
+        }
     }
 }
 
@@ -180,10 +249,6 @@ void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, fl
         }
         int64_t h = k - i < tile ? k - i : tile, w = k - j < tile ? k - j : tile;
         syrk_tile(x, ldx, rows, panels, i, j, h, w, c + i * k + j, k);
-        for (int64_t r = 0; r < h; r++) { /* the product itself need not be symmetric to the bit */
-            for (int64_t s = j > i ? 0 : r + 1; s < w; s++) {
-                c[(j + s) * k + i + r] = c[(i + r) * k + j + s];
-            }
-        }
+        mirror(c, k, i, j, h, w);
     }
 }

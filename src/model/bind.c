@@ -474,6 +474,15 @@ void sq_net_close(sq_net **net) {
     *net = NULL;
 }
 
+static sq_status use_bf16(void *user, sq_linear *l, sq_error *err) {
+    (void)user;
+    (void)err;
+    l->bf16 = l->weight.kind == SQ_W_BF16;
+    return SQ_OK;
+}
+
+void sq_net_use_bf16(sq_net *n) { sq_net_each_linear(n, use_bf16, NULL, NULL); }
+
 sq_status sq_net_round_head(sq_net *n, int bits, sq_error *err) {
     sq_weight w;
     sq_status st = sq_weight_round(&w, &n->head.weight, bits, err);

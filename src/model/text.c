@@ -185,10 +185,15 @@ static sq_rounding rounding_of(const sq_linear *l) {
 void sq_linears_rows(const sq_linear *const *l, int count, const float *x, int64_t ldx,
                      int64_t rows, float *const *y, const int64_t *ldy) {
     for (int i = 0; i < count;) {
+        if (l[i]->bf16) {
+            sq_matmul_bf16(&l[i]->weight, x, ldx, rows, l[i]->bias, y[i], ldy[i]);
+            i++;
+            continue;
+        }
         sq_rounding how = rounding_of(l[i]);
         sq_product p[SQ_PRODUCTS];
         int n = 0;
-        for (; i < count && rounding_of(l[i]) == how; i++, n++) {
+        for (; i < count && !l[i]->bf16 && rounding_of(l[i]) == how; i++, n++) {
             p[n] = (sq_product){&l[i]->weight, l[i]->bias, y[i], ldy[i]};
         }
         sq_matmul_rounded(p, n, how, x, ldx, rows);

@@ -104,11 +104,11 @@ static sq_status project(const sq_tower_run *t, const sq_block *b, float *x, int
     return st;
 }
 
-/* Where the projections round their inputs to 8 bits, attention's may have the 8 of bf16. */
+/* Where the projections round their inputs to 8 bits or to bf16, attention does to bf16. */
 static int in_bf16(const sq_block *b, const sq_config *c) {
     const sq_linear *l = &b->linears[SQ_V_PROJ];
-    return l->quantized && l->scheme.act_bits == 8 && c->v_head_dim % 2 == 0 &&
-           sq_kernels_get()->tile_bf16 != NULL;
+    int rounds = l->bf16 || (l->quantized && l->scheme.act_bits == 8);
+    return rounds && c->v_head_dim % 2 == 0 && sq_kernels_get()->tile_bf16 != NULL;
 }
 
 static sq_status attention(const sq_tower_run *t, const sq_block *b, int full, float *h,

@@ -158,6 +158,7 @@ sq_status sq_calibrate_run(const char *model, const char *stats, const sq_quanti
         goto fail;
     }
     SQ_TRY(sq_net_open(&j.net, model, err));
+    sq_net_use_bf16(j.net);
     SQ_TRY(sq_policy_read(&j.plan.policy, o, err));
     SQ_TRY(sq_frontend_open(&j.front, model, &j.net->config, err));
     SQ_TRY(sq_make_dirs(dir, err));

@@ -230,6 +230,7 @@ static sq_status make_folder(sq_job *j, const char *model, const char *out) {
     const sq_quantize_options *o = j->o;
     sq_status st;
     SQ_TRY(sq_net_open(&j->net, model, j->err));
+    sq_net_use_bf16(j->net);
     SQ_TRY(sq_plan_make(&j->plan, j->net, o, j->err));
     int data = sq_policy_needs_data(&j->plan.policy);
     SQ_TRY(fingerprint(model, o, j->net, mark, j->err));

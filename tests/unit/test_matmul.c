@@ -347,6 +347,57 @@ static void syrk(void **state) {
     }
 }
 
+/* Inputs rounded to bf16, weights as they are: odd shapes, a bias, what lies beside the rows stays.
+ */
+static void bf16_of(int64_t n, int64_t k, int64_t rows) {
+    fixture f;
+    int64_t ldx = k + 3, ldy = n + 2;
+    make_dense(&f, SQ_BF16, n, k);
+    float *x = malloc((size_t)(rows * ldx) * 4), *y = malloc((size_t)(rows * ldy) * 4), *bias = x;
+    for (int64_t i = 0; i < rows * ldx; i++) {
+        x[i] = i % ldx < k ? uniform() : NAN;
+    }
+    for (int64_t i = 0; i < rows * ldy; i++) {
+        y[i] = 12345.0f;
+    }
+    bias = malloc((size_t)n * 4);
+    for (int64_t i = 0; i < n; i++) {
+        bias[i] = uniform();
+    }
+    sq_matmul_bf16(&f.w, x, ldx, rows, bias, y, ldy);
+    for (int64_t i = 0; i < rows * ldy; i++) {
+        int64_t r = i / ldy, c = i % ldy;
+        if (c >= n) {
+            assert_true(y[i] == 12345.0f);
+            continue;
+        }
+        double sum = (double)bias[c], size = fabs(sum);
+        for (int64_t j = 0; j < k; j++) {
+            double t = (double)x[r * ldx + j] * f.value[c * k + j];
+            sum += t;
+            size += fabs(t);
+        }
+        assert_true(fabs(sum - (double)y[i]) <= 4e-3 * size);
+    }
+    free(x);
+    free(y);
+    free(bias);
+    drop(&f);
+}
+
+static void bf16_all(void) {
+    static const int64_t shapes[][3] = {{1, 1, 9},    {17, 31, 9},   {48, 64, 16}, {49, 129, 17},
+                                        {33, 70, 40}, {100, 3, 513}, {5, 6, 3}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        bf16_of(shapes[i][0], shapes[i][1], shapes[i][2]);
+    }
+}
+
+static void bf16(void **state) {
+    (void)state;
+    each_table(bf16_all);
+}
+
 static void refused(void **state) {
     (void)state;
     sq_weight w;
@@ -409,7 +460,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dense),     cmocka_unit_test(quantized),  cmocka_unit_test(threads),
         cmocka_unit_test(no_memory), cmocka_unit_test(concurrent), cmocka_unit_test(sgemm),
-        cmocka_unit_test(syrk),      cmocka_unit_test(refused),    cmocka_unit_test(selection),
+        cmocka_unit_test(syrk),      cmocka_unit_test(bf16),       cmocka_unit_test(refused),
+        cmocka_unit_test(selection),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
