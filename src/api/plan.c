@@ -114,10 +114,13 @@ static uint64_t activation_bytes(const sq_config *c, int64_t context) {
     return sq_text_peak(c, context) + (uint64_t)table * sizeof(float);
 }
 
+/* A head that is rounded at load is read from the file once, and its pages are given back. */
 uint64_t sq_plan_total(const sq_planning *p, int64_t context, int64_t batch) {
-    return p->program + sq_plan_weight_bytes(p) + p->head + p->vision +
-           (uint64_t)batch *
-               (kv_bytes(&p->config, context) + activation_bytes(&p->config, context));
+    uint64_t weights = p->program + sq_plan_weight_bytes(p) + p->head;
+    uint64_t run =
+        weights - (p->round_head ? p->embed : 0) + p->vision +
+        (uint64_t)batch * (kv_bytes(&p->config, context) + activation_bytes(&p->config, context));
+    return run > weights ? run : weights;
 }
 
 /* The largest context that fits: totals grow with it. */
