@@ -217,7 +217,7 @@ static json_t *report_of(const sq_planning *p, const sq_plan_options *o, int64_t
         json_object_set_new(parts, part_names[i], json_integer((json_int_t)p->part[i]));
     }
     json_t *r = json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, "
+        "{s:s, s:s, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, "
         "s:I, s:I, s:o}",
         "family", c->arch->title, "scheme", o->scheme == NULL ? "as stored" : o->scheme, "context",
         (json_int_t)context, "batch", (json_int_t)batch, "weights_bytes",

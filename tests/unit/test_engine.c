@@ -259,6 +259,8 @@ static void weights_as_stored(const char *model) {
     sq_plan_options o = {.context = 64};
     assert_int_equal(sq_plan_memory(model, &o, &text, &err), SQ_OK);
     json_t *r = json_loads(text, 0, NULL);
+    assert_true(json_is_integer(json_object_get(r, "memory_bytes")));
+    assert_true(json_is_boolean(json_object_get(r, "fits")));
     assert_int_equal(sq_net_open(&net, model, &err), SQ_OK);
     double want = (double)sq_weight_bytes(&net->embed.weight),
            got = report_number(r, "weights_bytes");
