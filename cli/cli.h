@@ -24,6 +24,7 @@ typedef enum cli_kind {
     CLI_INT,   /* int64_t */
     CLI_REAL,  /* double */
     CLI_BYTES, /* size_t: 8GiB, 512MiB, 1000 */
+    CLI_SIZE,  /* int64_t[2]: width and height of 640x480 */
 } cli_kind;
 
 typedef struct cli_list {
@@ -82,8 +83,8 @@ void cli_progress_done(void);
 int cli_report(const cli_common *common, char *report, sq_status st, const sq_error *err,
                void (*show)(const json_t *report));
 
-/* "640x480"; 0 when it is none. */
-int cli_size(const char *text, int64_t *width, int64_t *height);
+/* A number of a report; 0 when it is none. */
+double cli_real(const json_t *o, const char *key);
 
 /* "1.23 GB", "45.6 MB" into a small rotating buffer. */
 const char *cli_bytes(double n);

@@ -72,10 +72,6 @@ static json_t *take(char *text) {
     return r;
 }
 
-static double at(const json_t *o, const char *key) {
-    return json_number_value(json_object_get(o, key));
-}
-
 static sq_status evaluate(const char *model, const paths *p, int64_t samples,
                           const cli_common *common, side *s, sq_error *err) {
     sq_eval_options o = {.task = p->task, .samples = samples};
@@ -83,9 +79,9 @@ static sq_status evaluate(const char *model, const paths *p, int64_t samples,
     sq_status st = sq_eval(model, &o, cli_progress(common), &report, err);
     cli_progress_done();
     json_t *r = take(report);
-    s->accuracy = at(r, "accuracy");
-    s->iou = at(r, "mean_iou");
-    s->direction = at(json_object_get(json_object_get(r, "kinds"), "direction"), "score");
+    s->accuracy = cli_real(r, "accuracy");
+    s->iou = cli_real(r, "mean_iou");
+    s->direction = cli_real(json_object_get(json_object_get(r, "kinds"), "direction"), "score");
     json_decref(r);
     return st;
 }
@@ -213,9 +209,9 @@ static sq_status run(const paths *p, int64_t samples, const cli_common *common, 
     sq_status st = sq_quantize(p->model, p->out, &q, cli_progress(common), &report, err);
     cli_progress_done();
     json_t *r = take(report);
-    before.bytes = at(r, "bytes_before");
-    after.bytes = at(r, "bytes_after");
-    double seconds = at(json_object_get(r, "seconds"), "total");
+    before.bytes = cli_real(r, "bytes_before");
+    after.bytes = cli_real(r, "bytes_after");
+    double seconds = cli_real(json_object_get(r, "seconds"), "total");
     json_decref(r);
     if (st != SQ_OK) {
         return st;

@@ -38,6 +38,17 @@ static int parse_bytes(const char *s, size_t *out) {
     return 0;
 }
 
+static int parse_size(const char *text, int64_t *size) {
+    long long w = 0, h = 0;
+    char rest;
+    if (sscanf(text, "%lldx%lld%c", &w, &h, &rest) != 2 || w < 1 || h < 1) {
+        return 0;
+    }
+    size[0] = w;
+    size[1] = h;
+    return 1;
+}
+
 static int store(const char *verb, const cli_option *o, const char *value) {
     char *end = NULL;
     errno = 0;
@@ -67,6 +78,9 @@ static int store(const char *verb, const cli_option *o, const char *value) {
         break;
     case CLI_BYTES:
         ok = parse_bytes(value, o->to);
+        break;
+    case CLI_SIZE:
+        ok = parse_size(value, o->to);
         break;
     }
     return ok ? -1

@@ -122,13 +122,6 @@ const char *cli_bytes(double n) {
     return b;
 }
 
-int cli_size(const char *text, int64_t *width, int64_t *height) {
-    long long w = 0, h = 0;
-    char rest;
-    if (sscanf(text, "%lldx%lld%c", &w, &h, &rest) != 2 || w < 1 || h < 1) {
-        return 0;
-    }
-    *width = w;
-    *height = h;
-    return 1;
+double cli_real(const json_t *o, const char *key) {
+    return json_number_value(json_object_get(o, key));
 }

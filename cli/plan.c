@@ -17,10 +17,6 @@ static double total_of(const json_t *scheme, size_t i) {
     return number(json_array_get(json_object_get(scheme, "table"), i), "total_bytes");
 }
 
-static double real(const json_t *o, const char *key) {
-    return json_number_value(json_object_get(o, key));
-}
-
 /* Totals over the context under each scheme; the plan's own as bars, the memory as a mark. */
 static void show_table(const json_t *r) {
     enum { WIDE = 30 };
@@ -66,15 +62,15 @@ static void show_work(const json_t *r) {
     }
     if (t != NULL) {
         printf("\nat %s/s and %.0f GFLOP/s of this machine, at best:\n",
-               cli_bytes(real(t, "read_bytes_per_s")), real(t, "f32_flop_per_s") * 1e-9);
+               cli_bytes(cli_real(t, "read_bytes_per_s")), cli_real(t, "f32_flop_per_s") * 1e-9);
         printf("  prefill          %.1f s for the whole context (%.0f tokens a second)\n",
-               real(t, "prefill_s"), real(t, "prefill_tokens_per_s"));
-        printf("  decode           %.1f tokens a second\n", real(t, "decode_tokens_per_s"));
-        if (real(t, "vision_s") > 0) {
-            printf("  vision           %.2f s\n", real(t, "vision_s"));
+               cli_real(t, "prefill_s"), cli_real(t, "prefill_tokens_per_s"));
+        printf("  decode           %.1f tokens a second\n", cli_real(t, "decode_tokens_per_s"));
+        if (cli_real(t, "vision_s") > 0) {
+            printf("  vision           %.2f s\n", cli_real(t, "vision_s"));
         }
         if (c != NULL) {
-            printf("  calibrate        %.0f s\n", real(t, "calibrate_s"));
+            printf("  calibrate        %.0f s\n", cli_real(t, "calibrate_s"));
         }
     }
 }
@@ -119,12 +115,13 @@ static void show(const json_t *r) {
 int verb_plan(int argc, char **argv) {
     cli_common common = {0};
     sq_plan_options o = {0};
-    const char *pos[1], *image = NULL, *svg = NULL;
+    const char *pos[1], *svg = NULL;
+    int64_t image[2] = {0};
     int no_times = 0;
     const cli_option options[] = {
         {"--context", CLI_INT, &o.context, "N  tokens of a conversation (4096)"},
         {"--batch", CLI_INT, &o.batch, "B  conversations at once (1)"},
-        {"--image", CLI_TEXT, &image, "WxH  size of a picture, or of a video's frames"},
+        {"--image", CLI_SIZE, image, "WxH  size of a picture, or of a video's frames"},
         {"--frames", CLI_INT, &o.frames, "N  frames taken of a video"},
         {"--scheme", CLI_TEXT, &o.scheme, "w4a16|w8a16|w8a8|w4a8  (as stored)"},
         {"--group-size", CLI_INT, &o.group_size, "N|-1  columns a group (128)"},
@@ -141,9 +138,8 @@ int verb_plan(int argc, char **argv) {
     if (status >= 0) {
         return status;
     }
-    if (image != NULL && !cli_size(image, &o.width, &o.height)) {
-        return cli_usage("plan: bad value for --image; got '%s', wanted WxH", image);
-    }
+    o.width = image[0];
+    o.height = image[1];
     o.rates = !no_times;
     sq_error err = {0};
     char *report = NULL;

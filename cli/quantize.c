@@ -5,10 +5,6 @@
 
 #include "cli.h"
 
-static double num(const json_t *o, const char *key) {
-    return json_number_value(json_object_get(o, key));
-}
-
 static const char *str(const json_t *o, const char *key) {
     const char *s = json_string_value(json_object_get(o, key));
     return s == NULL ? "-" : s;
@@ -35,24 +31,24 @@ static void show_quantized(const json_t *r) {
     size_t i;
     json_t *l;
     json_array_foreach(layers, i, l) {
-        error += num(l, "error");
-        rtn += num(l, "rtn_error");
+        error += cli_real(l, "error");
+        rtn += cli_real(l, "rtn_error");
     }
     printf("%zu linears quantized; %s -> %s (%.1f %%)\n", json_array_size(layers),
-           cli_bytes(num(r, "bytes_before")), cli_bytes(num(r, "bytes_after")),
-           100 * num(r, "bytes_after") / num(r, "bytes_before"));
+           cli_bytes(cli_real(r, "bytes_before")), cli_bytes(cli_real(r, "bytes_after")),
+           100 * cli_real(r, "bytes_after") / cli_real(r, "bytes_before"));
     if (rtn > 0) {
         printf("sum of layer errors: %.4g of round-to-nearest's\n", error / rtn);
     }
     printf("%.1f s (calibrate %.1f, quantize %.1f, write %.1f, verify %.1f); peak memory %s\n",
-           num(s, "total"), num(s, "calibrate"), num(s, "quantize"), num(s, "write"),
-           num(s, "verify"), cli_bytes(num(r, "peak_rss_bytes")));
-    if (num(s, "calibrate") > 0) {
+           cli_real(s, "total"), cli_real(s, "calibrate"), cli_real(s, "quantize"),
+           cli_real(s, "write"), cli_real(s, "verify"), cli_bytes(cli_real(r, "peak_rss_bytes")));
+    if (cli_real(s, "calibrate") > 0) {
         printf("calibrated on the outputs of the %s layers\n",
                json_is_true(json_object_get(r, "sequential")) ? "quantized" : "original");
     }
     if (json_object_get(r, "bits") != NULL) {
-        printf("mixed plan: %.3f bits a weight of the language model\n", num(r, "bits"));
+        printf("mixed plan: %.3f bits a weight of the language model\n", cli_real(r, "bits"));
         json_array_foreach(layers, i, l) {
             printf("  %-52s %lld bits, group %-4lld %s\n", str(l, "name"),
                    (long long)json_integer_value(json_object_get(l, "bits")),
@@ -65,8 +61,8 @@ static void show_quantized(const json_t *r) {
 static void show_calibrated(const json_t *r) {
     printf("%lld tokens of %lld samples in %.1f s; peak memory %s\n",
            (long long)json_integer_value(json_object_get(r, "tokens")),
-           (long long)json_integer_value(json_object_get(r, "samples")), num(r, "seconds"),
-           cli_bytes(num(r, "peak_rss_bytes")));
+           (long long)json_integer_value(json_object_get(r, "samples")), cli_real(r, "seconds"),
+           cli_bytes(cli_real(r, "peak_rss_bytes")));
 }
 
 #define CALIB_OPTIONS(o)                                                                           \
@@ -241,7 +237,7 @@ static void show_eval(const json_t *r) {
     const char *kind;
     json_t *v, *kinds = json_object_get(r, "kinds");
     json_object_foreach(kinds, kind, v) {
-        printf("  %-24s %.4f of %lld\n", kind, num(v, "score"),
+        printf("  %-24s %.4f of %lld\n", kind, cli_real(v, "score"),
                (long long)json_integer_value(json_object_get(v, "n")));
     }
 }
