@@ -26,11 +26,16 @@ def run(command, log, env=None):
     return seconds, usage.ru_maxrss * 1024
 
 
-def squint_json(squint, *args):
-    done = subprocess.run([str(squint), *map(str, args), "--json", "-q"], capture_output=True, text=True)
+def output(*command):
+    """What the command writes to standard output."""
+    done = subprocess.run([str(x) for x in command], capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"exit {done.returncode}: {' '.join(map(str, args))}\n{done.stderr[-1500:]}")
-    return json.loads(done.stdout)
+        raise RuntimeError(f"exit {done.returncode}: {' '.join(map(str, command))}\n{done.stderr[-1500:]}")
+    return done.stdout
+
+
+def squint_json(squint, *args):
+    return json.loads(output(squint, *args, "--json", "-q"))
 
 
 def calibration_ids(squint, model, calib, samples, length):

@@ -15,7 +15,6 @@ be given instead with --python llama.cpp=PATH,openvino=PATH,transformers=PATH. -
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -26,13 +25,6 @@ HERE = Path(__file__).resolve().parent / "peers"
 SCHEMES = {"W4A16 asym": ["--scheme", "w4a16"], "W4A8 asym": ["--scheme", "w4a8", "--asym"], "W8A8": ["--scheme", "w8a8"]}
 
 
-def call(command, **more):
-    done = subprocess.run([str(x) for x in command], capture_output=True, text=True, **more)
-    if done.returncode:
-        raise RuntimeError(f"exit {done.returncode}: {' '.join(map(str, command))}\n{done.stderr[-1500:]}")
-    return done.stdout
-
-
 def python_of(args, peer):
     given = dict(x.split("=", 1) for x in args.python.split(",") if x)
     if peer in given:
@@ -40,8 +32,8 @@ def python_of(args, peer):
     python = args.venv / "bin/python"
     if not python.exists():
         print(f"setting up {args.venv}", flush=True)
-        call([sys.executable, "-m", "venv", args.venv])
-        call([args.venv / "bin/pip", "install", "-q", "-r", HERE / "requirements.txt"])
+        measure.output(sys.executable, "-m", "venv", args.venv)
+        measure.output(args.venv / "bin/pip", "install", "-q", "-r", HERE / "requirements.txt")
     return python
 
 
@@ -49,7 +41,7 @@ def made(path, command):
     """The path, made by the command unless it is there."""
     if not path.exists():
         print(f"making {path.name}", flush=True)
-        call(command)
+        measure.output(*command)
     return path
 
 
@@ -135,7 +127,7 @@ def main():
         results = {name: [] for name in runs}
         for i in range(args.rounds):
             for name, command in runs.items():
-                results[name].append(json.loads(call(command).strip().splitlines()[-1]))
+                results[name].append(json.loads(measure.output(*command).strip().splitlines()[-1]))
             print(f"round {i + 1} of {args.rounds}: {measure.machine()}", flush=True)
         table(results)
 

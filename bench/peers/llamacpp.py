@@ -1,12 +1,12 @@
 """llama.cpp, by llama-cpp-python's low-level calls: `quantize IN.gguf OUT.gguf TYPE`, or
 `run FILE.gguf PROMPT DECODE THREADS` after a warm-up; one JSON line."""
 import ctypes
-import json
 import random
 import sys
-import time
 
 import llama_cpp as L
+
+import rates
 
 TYPES = {"Q4_0": L.LLAMA_FTYPE_MOSTLY_Q4_0, "Q4_1": L.LLAMA_FTYPE_MOSTLY_Q4_1}
 
@@ -18,16 +18,6 @@ def quantize(source, target, kind):
         raise SystemExit(f"llama.cpp does not quantize {source}")
 
 
-def feed(context, batch, ids, at):
-    for i, token in enumerate(ids):
-        batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = token, at + i, 1, 0
-        batch.logits[i] = i == len(ids) - 1
-    batch.n_tokens = len(ids)
-    if L.llama_decode(context, batch):
-        raise SystemExit("llama_decode failed")
-    L.llama_synchronize(context)
-
-
 def run(path, prompt, decode, threads):
     L.llama_backend_init()
     model = L.llama_model_load_from_file(path.encode(), L.llama_model_default_params())
@@ -36,16 +26,17 @@ def run(path, prompt, decode, threads):
     context = L.llama_init_from_model(model, p)
     vocab = L.llama_vocab_n_tokens(L.llama_model_get_vocab(model))
     batch = L.llama_batch_init(prompt, 0, 1)
-    for _ in range(2):  # the first warms up
-        L.llama_memory_clear(L.llama_get_memory(context), True)
-        start = time.perf_counter()
-        feed(context, batch, random.choices(range(vocab // 4, vocab // 2), k=prompt), 0)
-        prefill = prompt / (time.perf_counter() - start)
-        start = time.perf_counter()
-        for i in range(decode):
-            feed(context, batch, random.choices(range(vocab // 4, vocab // 2), k=1), prompt + i)
-        rate = decode / (time.perf_counter() - start)
-    print(json.dumps({"prefill_tokens_per_s": prefill, "decode_tokens_per_s": rate}))
+
+    def feed(n, at):
+        for i, token in enumerate(random.choices(range(vocab // 4, vocab // 2), k=n)):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = token, at + i, 1, 0
+            batch.logits[i] = i == n - 1
+        batch.n_tokens = n
+        if L.llama_decode(context, batch):
+            raise SystemExit("llama_decode failed")
+        L.llama_synchronize(context)
+
+    rates.report(lambda: L.llama_memory_clear(L.llama_get_memory(context), True), feed, prompt, decode)
 
 
 if sys.argv[1] == "quantize":

@@ -1,11 +1,11 @@
 """OpenVINO's runtime on a stateful language model that optimum-intel exported: `FOLDER PROMPT DECODE THREADS`; one JSON
 line. It is the runtime below openvino-genai, without its sampling and its cache of prefixes."""
-import json
 import sys
-import time
 
 import numpy as np
 import openvino as ov
+
+import rates
 
 
 def main(folder, prompt, decode, threads):
@@ -23,16 +23,7 @@ def main(folder, prompt, decode, threads):
                   "beam_idx": np.zeros(1, np.int32)}
         request.infer({k: v for k, v in inputs.items() if k in names})
 
-    for _ in range(2):  # the first warms up
-        request.reset_state()
-        start = time.perf_counter()
-        feed(prompt, 0)
-        prefill = prompt / (time.perf_counter() - start)
-        start = time.perf_counter()
-        for i in range(decode):
-            feed(1, prompt + i)
-        rate = decode / (time.perf_counter() - start)
-    print(json.dumps({"prefill_tokens_per_s": prefill, "decode_tokens_per_s": rate}))
+    rates.report(request.reset_state, feed, prompt, decode)
 
 
 main(sys.argv[1], *map(int, sys.argv[2:5]))
