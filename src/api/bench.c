@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/api.h"
+#include "api/plan.h"
 #include "base/log.h"
 #include "engine/engine.h"
 
@@ -17,7 +18,7 @@ typedef struct bench {
     double *pre, *dec, *vis; /* seconds of each round */
     int64_t linear_bytes;    /* of the decoder's layers and the head */
     int64_t weight_bytes;    /* all linears and the head */
-    size_t kv_bytes;         /* of a cache of the mean length while decoding */
+    uint64_t kv_bytes;       /* of a cache of the mean length while decoding */
     const sq_progress *progress;
 } bench;
 
@@ -61,8 +62,7 @@ static sq_status text_round(bench *b, int64_t prompt, int64_t decode, double *pr
     for (int64_t i = 0; i < decode; i++) {
         int32_t id = sq_argmax(seq.logits, b->engine->net->config.dims[SQ_D_VOCAB]);
         if (i == decode / 2) {
-            b->kv_bytes = (size_t)seq.kv.tokens * 2 * (size_t)(seq.kv.layers * seq.kv.kv_heads) *
-                          sq_kv_row_bytes(seq.kv.type, seq.kv.head_dim);
+            b->kv_bytes = (uint64_t)seq.kv.tokens * sq_plan_kv_token(&b->engine->net->config);
         }
         SQ_TRY(sq_seq_push(&seq, id < 0 ? 0 : id, err));
     }

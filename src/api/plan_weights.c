@@ -6,16 +6,6 @@
 #include "format/qconfig.h"
 #include "format/safetensors.h"
 
-/* As the kernels hold it (kernels/internal.h): panels of 16 rows, each group's columns in pieces of
- * whole words, a sum of each row, and `scale` bytes a group: 2 for a scale that is exact in f16 and
- * 1 more for a zero point, else 4 and 4 more for an offset. */
-static uint64_t packed_bytes(int64_t n, int64_t columns, int bits, int64_t group, int scale) {
-    int64_t groups = columns / group, split = sq_ceil_div(group, 128);
-    int64_t stored = groups * split * sq_round_up(sq_ceil_div(group, split), 8);
-    int64_t panels = sq_round_up(n, 16);
-    return (uint64_t)(panels * (stored * bits / 8 + groups * scale + 4));
-}
-
 /* ---- from the configuration ---- */
 
 static int is_linear(const char *name, int rank) {
@@ -38,7 +28,7 @@ static sq_status count_tensor(void *user, const char *name, sq_part part, int ra
     }
     int64_t group = q->group < 0 ? k : q->group, kp = sq_round_up(k, group), groups = kp / group;
     int64_t stored = q->act_bits != 0 ? kp : sq_round_up(kp * q->bits, 32) / 8;
-    p->part[part] += packed_bytes(n, kp, q->bits, group, q->symmetric ? 2 : 3);
+    p->part[part] += sq_packed_bytes(q->bits, n, kp, group, q->symmetric ? 2 : 3);
     p->disk +=
         (uint64_t)(n * (stored + groups * 2) + (q->symmetric ? 0 : n * groups * q->bits / 8));
     return SQ_OK;
@@ -106,8 +96,8 @@ static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_
     }
     for (size_t i = 0; t->rank == 2 && i < sizeof blocks / sizeof *blocks; i++) {
         if (t->dtype == blocks[i].type) {
-            return packed_bytes(t->shape[0], t->shape[1], blocks[i].bits, blocks[i].group,
-                                blocks[i].scale);
+            return sq_packed_bytes(blocks[i].bits, t->shape[0], t->shape[1], blocks[i].group,
+                                   blocks[i].scale);
         }
     }
     for (size_t i = 0; i < 2; i++) {
@@ -191,7 +181,7 @@ sq_status sq_plan_weights(sq_planning *p, const char *model, int files, sq_error
     }
     const int64_t *d = p->config.dims;
     p->head = p->round_head
-                  ? packed_bytes(d[SQ_D_VOCAB], sq_round_up(d[SQ_D_HIDDEN], 128), 8, 128, 2)
+                  ? sq_packed_bytes(8, d[SQ_D_VOCAB], sq_round_up(d[SQ_D_HIDDEN], 128), 128, 2)
                   : 0;
 fail:
     return st;

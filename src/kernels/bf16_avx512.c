@@ -4,12 +4,17 @@
 
 #include "kernels/internal.h"
 
+/* The first n of sixteen lanes, or all. */
+static inline __mmask16 first(int64_t n) {
+    return n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)0xffff;
+}
+
 static inline __m512i to_bf16(const float *x, __mmask16 m) {
     return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(m, x)));
 }
 
 static void pair_bf16(const float *even, const float *odd, int64_t n, uint32_t *out) {
-    __mmask16 m = n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)0xffff;
+    __mmask16 m = first(n);
     __m512i high = odd == NULL ? _mm512_setzero_si512() : to_bf16(odd, m);
     _mm512_storeu_si512(out, _mm512_or_si512(to_bf16(even, m), _mm512_slli_epi32(high, 16)));
 }
@@ -21,7 +26,7 @@ static void narrow_bf16(uint16_t *dst, const float *src, int64_t n) {
         _mm512_storeu_si512(dst + i, (__m512i)v);
     }
     for (; i < n; i += 16) {
-        __mmask16 m = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : (__mmask16)0xffff;
+        __mmask16 m = first(n - i);
         __m256i v = (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(m, src + i));
         _mm256_mask_storeu_epi16(dst + i, m, v);
     }
@@ -31,7 +36,7 @@ static void panel_bf16(const uint16_t *w, int64_t ldw, int64_t n, uint32_t *out)
     const __m512i step =
         _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
                            _mm512_set1_epi32((int)ldw));
-    const __mmask16 m = n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)0xffff;
+    const __mmask16 m = first(n);
     const __m512i none = _mm512_setzero_si512();
     for (int64_t p = 0; p < ldw / 2; p++) {
         __m512i v = _mm512_mask_i32gather_epi32(none, m, step, w + 2 * p, 2);
@@ -67,7 +72,7 @@ static void panel_bf16(const uint16_t *w, int64_t ldw, int64_t n, uint32_t *out)
     }
 
 static inline void store(float *to, int64_t left, __m512 sum) {
-    __mmask16 k = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff;
+    __mmask16 k = first(left);
     _mm512_mask_storeu_ps(to, k, _mm512_add_ps(_mm512_maskz_loadu_ps(k, to), sum));
 }
 

@@ -6,7 +6,6 @@
 #include <math.h>
 
 #include "base/mem.h"
-
 #include "kernels/kernels.h"
 
 /* CPU features as bits; an ISA row needs a set of them. */
@@ -34,9 +33,9 @@ void sq_rounded_init_avx2(sq_kernels *k);
  * zeros to `stride` columns; x is held in the same order. Sixteen rows of the matrix are a panel
  * (the last one is filled up with zeros), [pieces][words of a piece][16 rows] of 32 bits, so that a
  * register is one word of every row. 4 bits: a word is eight columns, byte b of it columns b (low
- * half) and 4 + b (high half). 8 bits: four columns, byte after byte. Scales, zero
- * points and offsets are [panels][groups][16]; w = (code - middle) * scale + offset, the offset of
- * a zero point (middle - zero) * scale. */
+ * half) and 4 + b (high half). 8 bits: four columns, byte after byte. Scales, zero points and
+ * offsets are [panels][groups][16]; w = (code - middle) * scale + offset, the offset of a zero
+ * point (middle - zero) * scale. */
 enum { SQ_PANEL = 16, SQ_PIECE = 128 };
 
 static inline int64_t sq_weight_groups(const sq_weight *w) { return w->k_padded / w->group; }

@@ -40,9 +40,10 @@ typedef struct sq_weight {
 sq_status sq_weight_dense(sq_weight *w, sq_dtype t, const void *data, int64_t n, int64_t k,
                           sq_error *err);
 /* Gives a row of a matrix that is packed: codes[k_padded], scales[groups] and, where the matrix has
- * any, offsets[groups]: w = (code - 2^(bits-1)) * scale + offset. Called from several threads. */
-typedef void (*sq_weight_row_fn)(const void *user, int64_t row, uint8_t *codes, float *scales,
-                                 float *offsets);
+ * any, offsets[groups]: w = (code - 2^(bits-1)) * scale + offset. Returns 0 when it has no memory.
+ * Called from several threads. */
+typedef int (*sq_weight_row_fn)(const void *user, int64_t row, uint8_t *codes, float *scales,
+                                float *offsets);
 /* Packs a matrix of 4- or 8-bit codes row by row; group divides k_padded. */
 sq_status sq_weight_pack(sq_weight *w, int bits, int64_t n, int64_t k, int64_t k_padded,
                          int64_t group, int offsets, sq_weight_row_fn read, const void *user,
@@ -65,6 +66,9 @@ sq_status sq_weight_blocks(sq_weight *w, sq_dtype t, const void *data, int64_t n
                            sq_error *err);
 void sq_weight_free(sq_weight *w);
 size_t sq_weight_bytes(const sq_weight *w);
+/* What a packed matrix takes, known before it is: `scale` bytes a group are 2 for scales that are
+ * exact in f16 and 1 more for zero points, else 4 and 4 more for offsets. */
+size_t sq_packed_bytes(int bits, int64_t n, int64_t k_padded, int64_t group, int scale);
 /* Writes rows [row0, row0+rows) as f32 [rows][k]. */
 void sq_weight_rows_f32(const sq_weight *w, int64_t row0, int64_t rows, float *out);
 
@@ -128,10 +132,10 @@ void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, fl
  * in the order of the packed weights (internal.h). */
 typedef struct sq_rounded {
     int rows, planes; /* 1, 2, 4 or 8 rows; planes 1: low alone, 2: low and high; at most 8 lanes */
-    const int8_t *codes;               /* [columns / 4][planes][rows][4] */
-    const int32_t *sums;               /* [pieces][rows] of low + 256 high */
-    const float *scales, *scaled_sums; /* [pieces][rows]: scale, scale * sum */
-    const float *zeros;                /* [rows] scale * zero point of a row; NULL when all are 0 */
+    int8_t *codes;    /* [columns / 4][planes][rows][4] */
+    int32_t *sums;    /* [pieces][rows] of low + 256 high */
+    float *scales, *scaled_sums; /* [pieces][rows]: scale, scale * sum */
+    float *zeros;                /* [rows] scale * zero point of a row; NULL when all are 0 */
 } sq_rounded;
 
 /* The table. Every function works on one row or one tile; callers split the work over threads. */

@@ -149,9 +149,6 @@ static void round_row(const block *b, const sq_weight *w, sq_rounding how, const
     const sq_rounded *t = &b->tiles[at / b->tiles->rows];
     int row = (int)(at % t->rows), lanes = t->rows * t->planes;
     int64_t stride = sq_weight_stride(w);
-    int8_t *to = (int8_t *)(uintptr_t)t->codes;
-    float *scales = (float *)(uintptr_t)t->scales, *scaled = (float *)(uintptr_t)t->scaled_sums;
-    int32_t *sums = (int32_t *)(uintptr_t)t->sums;
     float scale = 0, zero = 0;
     if (how != SQ_ROUND_16) {
         choose_scale(kn, x, w->k, how == SQ_ROUND_8_SYMMETRIC, &scale, &zero);
@@ -170,18 +167,18 @@ static void round_row(const block *b, const sq_weight *w, sq_rounding how, const
             }
             from = ordered;
         }
-        scales[i] = round_piece(kn, how, from, n, stride, scale, zero, codes);
+        t->scales[i] = round_piece(kn, how, from, n, stride, scale, zero, codes);
         for (int64_t c = 0; c < stride; c++) {
             sum += codes[c];
         }
         for (int64_t c = stride; c < t->planes * stride; c++) {
             sum += 256 * codes[c];
         }
-        sums[i] = sum;
-        scaled[i] = scales[i] * (float)sum;
+        t->sums[i] = sum;
+        t->scaled_sums[i] = t->scales[i] * (float)sum;
         for (int plane = 0; plane < t->planes; plane++) {
             const int8_t *q = codes + plane * stride;
-            int8_t *lane = to + (p * stride * lanes + (int64_t)(plane * t->rows + row) * 4);
+            int8_t *lane = t->codes + (p * stride * lanes + (int64_t)(plane * t->rows + row) * 4);
             for (int64_t c = 0; c < stride; c += 4) {
                 memcpy(lane + c * lanes, q + c, 4);
             }
@@ -194,8 +191,8 @@ static void clear_rest(const block *b, int64_t tiles) {
     const sq_rounded *t = &b->tiles[tiles - 1];
     if (b->rows % t->rows != 0) {
         size_t numbers = (size_t)(t->rows * b->pieces);
-        memset((void *)(uintptr_t)t->codes, 0, (size_t)(t->rows * t->planes * b->columns));
-        memset((void *)(uintptr_t)t->scales, 0, 3 * numbers * sizeof(float));
+        memset(t->codes, 0, (size_t)(t->rows * t->planes * b->columns));
+        memset(t->scales, 0, 3 * numbers * sizeof(float));
         memset(b->zeros + (tiles - 1) * t->rows, 0, (size_t)t->rows * sizeof *b->zeros);
     }
 }
@@ -231,12 +228,11 @@ static int of_integers(const sq_weight *w) { return w->kind == SQ_W_Q4 || w->kin
 
 /* Whether inputs rounded for one serve the other. */
 static int same_order(const sq_weight *a, const sq_weight *b) {
-    return a->k == b->k && sq_weight_pieces(a) == sq_weight_pieces(b) &&
-           sq_weight_stride(a) == sq_weight_stride(b) && a->group == b->group &&
+    return a->k == b->k && a->k_padded == b->k_padded && a->group == b->group &&
            a->order == b->order;
 }
 
-/* Rows [i, i + rows) of products whose inputs are rounded alike. */
+/* Rows [at, at + rows) of products whose inputs are rounded alike. */
 static void block_products(const sq_product *q, int count, sq_rounding how, const float *x,
                            int64_t ldx, int64_t at, int64_t rows) {
     block b;

@@ -36,11 +36,12 @@ static void pack_row(sq_weight *w, int64_t row, const uint8_t *codes) {
     }
 }
 
-/* Room for codes, scales, offsets (zeroed) and sums of a weight whose dimensions are set. */
+/* Room for codes, scales, offsets and sums of a weight whose dimensions are set. Rows that fill up
+ * the last panel are zeros; the codes of all others are written by pack_row. */
 static sq_status make_room(sq_weight *w, int offsets, sq_error *err) {
     size_t panels = (size_t)sq_weight_panels(w);
     size_t scales = SQ_PANEL * sizeof(float) * (size_t)sq_weight_groups(w);
-    w->owned = sq_alloc(panels, (size_t)sq_panel_bytes(w), "packed weights", err);
+    w->owned = sq_alloc_raw(panels, (size_t)sq_panel_bytes(w), "packed weights", err);
     w->data = w->owned;
     w->scales = sq_alloc(panels, scales, "scales", err);
     w->offsets = offsets ? sq_alloc(panels, scales, "offsets", err) : NULL;
@@ -49,6 +50,10 @@ static sq_status make_room(sq_weight *w, int offsets, sq_error *err) {
         (offsets && w->offsets == NULL)) {
         sq_weight_free(w);
         return SQ_ENOMEM;
+    }
+    if (w->n % SQ_PANEL != 0) {
+        memset((char *)w->owned + (sq_weight_panels(w) - 1) * sq_panel_bytes(w), 0,
+               (size_t)sq_panel_bytes(w));
     }
     return SQ_OK;
 }
@@ -63,11 +68,10 @@ static int pack_from(sq_weight *w, int64_t row, sq_weight_row_fn read, const voi
     int64_t groups = sq_weight_groups(w);
     size_t floats = (size_t)(2 * groups + w->k_padded / (int64_t)sizeof(float) + 1);
     float *scales = sq_thread_scratch(2, floats), *offsets = scales + groups;
-    if (scales == NULL) {
+    uint8_t *codes = (uint8_t *)(offsets + groups);
+    if (scales == NULL || !read(user, row, codes, scales, w->offsets == NULL ? NULL : offsets)) {
         return 0;
     }
-    uint8_t *codes = (uint8_t *)(offsets + groups);
-    read(user, row, codes, scales, w->offsets == NULL ? NULL : offsets);
     pack_row(w, row, codes);
     double sum = 0;
     for (int64_t g = 0; g < groups; g++) {
@@ -93,10 +97,10 @@ static int pack_from(sq_weight *w, int64_t row, sq_weight_row_fn read, const voi
  * memory for it all stays as it is. */
 static void compact(sq_weight *w) {
     size_t cells = (size_t)(sq_weight_panels(w) * sq_weight_groups(w)) * SQ_PANEL;
-    int middle = sq_weight_middle(w), exact = 1;
+    int middle = sq_weight_middle(w);
     uint16_t *half = sq_alloc_raw(cells, sizeof *half, "scales", NULL);
     uint8_t *zeros = w->offsets == NULL ? NULL : sq_alloc_raw(cells, 1, "zero points", NULL);
-    exact = half != NULL && (zeros != NULL) == (w->offsets != NULL);
+    int exact = half != NULL && (zeros != NULL) == (w->offsets != NULL);
     for (size_t i = 0; exact && i < cells; i++) {
         float s = w->scales[i];
         half[i] = sq_f32_to_f16(s);
@@ -173,8 +177,8 @@ typedef struct block_rows {
     int64_t blocks, block, bytes; /* of a row; columns and bytes of a block */
 } block_rows;
 
-static void read_blocks(const void *user, int64_t row, uint8_t *codes, float *scales,
-                        float *offsets) {
+static int read_blocks(const void *user, int64_t row, uint8_t *codes, float *scales,
+                       float *offsets) {
     const block_rows *b = user;
     int64_t per = b->block / b->form.group;
     const uint8_t *p = b->data + row * b->blocks * b->bytes;
@@ -186,6 +190,7 @@ static void read_blocks(const void *user, int64_t row, uint8_t *codes, float *sc
             offsets[i * per + g] = own[g] + middle * scales[i * per + g];
         }
     }
+    return 1;
 }
 
 sq_status sq_weight_blocks(sq_weight *w, sq_dtype t, const void *data, int64_t n, int64_t k,
@@ -210,14 +215,15 @@ typedef struct code_rows {
     int middle;
 } code_rows;
 
-static void read_codes(const void *user, int64_t row, uint8_t *codes, float *scales,
-                       float *offsets) {
+static int read_codes(const void *user, int64_t row, uint8_t *codes, float *scales,
+                      float *offsets) {
     const code_rows *c = user;
     memcpy(codes, c->codes + row * c->columns, (size_t)c->columns);
     memcpy(scales, c->scales + row * c->groups, (size_t)c->groups * sizeof *scales);
     for (int64_t g = 0; offsets != NULL && g < c->groups; g++) {
         offsets[g] = (float)(c->middle - c->zeros[row * c->groups + g]) * scales[g];
     }
+    return 1;
 }
 
 sq_status sq_weight_codes(sq_weight *w, int bits, const uint8_t *codes, const float *scales,
@@ -259,23 +265,22 @@ static void round_group(const float *x, int64_t n, int bits, uint8_t *codes, flo
     *scale = s;
 }
 
-static void read_dense(const void *user, int64_t row, uint8_t *codes, float *scales,
-                       float *offsets) {
+static int read_dense(const void *user, int64_t row, uint8_t *codes, float *scales,
+                      float *offsets) {
     const dense_rows *d = user;
     int64_t k = d->from->k;
     float *x = sq_thread_scratch(1, (size_t)k);
-    memset(codes, 0, (size_t)(d->group * d->groups));
-    if (x != NULL) {
-        sq_weight_rows_f32(d->from, row, 1, x);
+    if (x == NULL) {
+        return 0;
     }
+    memset(codes, 0, (size_t)(d->group * d->groups));
+    sq_weight_rows_f32(d->from, row, 1, x);
     for (int64_t g = 0; g < d->groups; g++) {
         int64_t at = g * d->group, n = k - at < d->group ? k - at : d->group;
-        scales[g] = NAN; /* no memory: seen in the answer, not passed over */
-        if (x != NULL) {
-            round_group(x + at, n, d->bits, codes + at, scales + g,
-                        offsets == NULL ? NULL : offsets + g);
-        }
+        round_group(x + at, n, d->bits, codes + at, scales + g,
+                    offsets == NULL ? NULL : offsets + g);
     }
+    return 1;
 }
 
 sq_status sq_weight_round(sq_weight *w, const sq_weight *dense, int bits, sq_error *err) {
@@ -353,10 +358,16 @@ size_t sq_weight_bytes(const sq_weight *w) {
     case SQ_W_Q8:
         break;
     }
-    size_t panels = (size_t)sq_weight_panels(w), cells = SQ_PANEL * (size_t)sq_weight_groups(w);
-    size_t group = w->half != NULL ? 2 + (w->zeros != NULL) : w->offsets == NULL ? 4 : 8;
-    return panels * ((size_t)sq_panel_bytes(w) + cells * group + SQ_PANEL * sizeof(float)) +
+    int scale = w->half != NULL ? 2 + (w->zeros != NULL) : w->offsets == NULL ? 4 : 8;
+    return sq_packed_bytes(w->kind == SQ_W_Q4 ? 4 : 8, w->n, w->k_padded, w->group, scale) +
            (w->place == NULL ? 0 : 2 * k * sizeof *w->place);
+}
+
+size_t sq_packed_bytes(int bits, int64_t n, int64_t k_padded, int64_t group, int scale) {
+    sq_weight w = {
+        .kind = bits == 4 ? SQ_W_Q4 : SQ_W_Q8, .n = n, .k_padded = k_padded, .group = group};
+    int64_t scales = SQ_PANEL * (sq_weight_groups(&w) * scale + (int64_t)sizeof *w.sums);
+    return (size_t)(sq_weight_panels(&w) * (sq_panel_bytes(&w) + scales));
 }
 
 /* A word's columns as numbers. */

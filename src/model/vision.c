@@ -97,9 +97,17 @@ static sq_status project(const sq_tower_run *t, const sq_block *b, float *x, int
     int fused = b->linears[SQ_V_QKV].weight.n > 0;
     const int *roles = fused ? one : three;
     sq_status st = sq_tower_tap(t, &b->linears[roles[0]], x, rows, t->width, err);
-    for (int i = 0; st == SQ_OK && i < (fused ? 1 : 3); i++) {
-        const sq_linear *l = &b->linears[roles[i]];
-        sq_linear_rows(l, x, t->width, rows, to + i * t->width, 3 * t->width);
+    int count = fused ? 1 : 3;
+    const sq_linear *l[3];
+    float *y[3];
+    int64_t ldy[3];
+    for (int i = 0; i < count; i++) {
+        l[i] = &b->linears[roles[i]];
+        y[i] = to + i * t->width;
+        ldy[i] = 3 * t->width;
+    }
+    if (st == SQ_OK) {
+        sq_linears_rows(l, count, x, t->width, rows, y, ldy);
     }
     return st;
 }
@@ -184,10 +192,8 @@ static sq_status mlp(const sq_tower_run *t, const sq_block *b, float *h, sq_erro
         sq_tower_norm(t, x, h + i * t->width, rows, t->width, &b->norms[1], c->v_eps);
         SQ_TRY(sq_tower_tap(t, up, x, rows, t->width, err));
         float *mid = gated ? g : u;
-        sq_linear_rows(up, x, t->width, rows, u, inter);
-        if (gated) {
-            sq_linear_rows(gate, x, t->width, rows, g, inter);
-        }
+        sq_linears_rows((const sq_linear *[]){up, gate}, gated ? 2 : 1, x, t->width, rows,
+                        (float *[]){u, g}, (int64_t[]){inter, inter});
 #pragma omp parallel for schedule(static) if (rows > 64)
         for (int64_t r = 0; r < rows; r++) {
             if (gated) {
