@@ -28,7 +28,7 @@ from pathlib import Path
 import measure
 
 SAMPLES, LENGTH = 64, 256
-PEERS = ("rtn-asym", "awq-asym", "gptq-sym", "gptq-asym", "w8a8")
+PEERS = ("rtn-asym", "awq-asym", "gptq-sym", "gptq-asym", "awq-gptq-asym", "w8a8")
 # name: flags, the peer's method that it is held against, the largest ratio of the KLs wanted
 SQUINT = {
     "rtn-asym": (["--method", "rtn"], "rtn-asym", None),

@@ -32,22 +32,53 @@ static void narrow_bf16(uint16_t *dst, const float *src, int64_t n) {
     }
 }
 
+/* Sixteen rows of sixteen words become sixteen columns of them. */
+static inline __attribute__((always_inline)) void transpose(__m512i r[16]) {
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
 static void panel_bf16(const uint16_t *w, int64_t ldw, int64_t n, uint32_t *out) {
-    const __m512i step =
-        _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                           _mm512_set1_epi32((int)ldw));
-    const __mmask16 m = first(n);
-    const __m512i none = _mm512_setzero_si512();
-    for (int64_t p = 0; p < ldw / 2; p++) {
-        __m512i v = _mm512_mask_i32gather_epi32(none, m, step, w + 2 * p, 2);
-        _mm512_storeu_si512(out + 16 * p, v);
+    int64_t p = 0, pairs = ldw / 2;
+    for (; p < pairs; p += 16) { /* sixteen pairs of columns of all rows */
+        __mmask16 m = first(pairs - p);
+        __m512i r[16];
+        for (int64_t i = 0; i < 16; i++) {
+            r[i] =
+                i < n ? _mm512_maskz_loadu_epi32(m, w + i * ldw + 2 * p) : _mm512_setzero_si512();
+        }
+        transpose(r);
+        for (int64_t i = 0; i < 16 && p + i < pairs; i++) {
+            _mm512_storeu_si512(out + 16 * (p + i), r[i]);
+        }
     }
     for (int64_t i = 0; ldw % 2 == 1 && i < 16; i++) { /* a last column by itself */
         uint16_t v = 0;
         if (i < n) {
             memcpy(&v, (const char *)w + 2 * (i * ldw + ldw - 1), sizeof v);
         }
-        out[16 * (ldw / 2) + i] = v;
+        out[16 * pairs + i] = v;
     }
 }
 

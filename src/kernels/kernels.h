@@ -124,9 +124,15 @@ void sq_fake_quantize_rows(float *x, int64_t ldx, int64_t rows, int64_t k, int s
  */
 void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
               int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
-/* C[k][k] += X[rows][k]^T X[rows][k]: the calibration's second moment. Where the CPU multiplies
- * bf16 pairs, of X rounded to bf16, summed in f32; else in f32. */
+/* C[k][k] += X[rows][k]^T X[rows][k], the calibration's second moment, on and above the diagonal
+ * (what lies below is not defined until sq_syrk_mirror). Where the CPU multiplies bf16 pairs, of X
+ * rounded to bf16, summed in f32; else in f32. */
 void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, float *c);
+/* C below the diagonal from above it. */
+void sq_syrk_mirror(int64_t k, float *c);
+/* trace(D C D^T) of D[m][k] and a symmetric C[k][k], D C in blocks of columns of which only
+ * what is not below the diagonal is computed. tmp [m][k]. */
+double sq_quadratic(const float *d, int64_t m, const float *c, int64_t k, float *tmp);
 
 /* Rows of inputs as integers, side by side: x = scale * (low + 256 high) of its piece, the columns
  * in the order of the packed weights (internal.h). */
@@ -137,6 +143,16 @@ typedef struct sq_rounded {
     float *scales, *scaled_sums; /* [pieces][rows]: scale, scale * sum */
     float *zeros;                /* [rows] scale * zero point of a row; NULL when all are 0 */
 } sq_rounded;
+
+enum { SQ_GPTQ_LANES = 16 };
+typedef struct sq_gptq_block {
+    int64_t n, ldl;
+    const float *l; /* the factor's diagonal block, lower triangle */
+    const float *w, *scales, *zeros;
+    float *carry; /* used up */
+    float *codes, *errors;
+    float top;
+} sq_gptq_block;
 
 /* The table. Every function works on one row or one tile; callers split the work over threads. */
 typedef struct sq_kernels {
@@ -193,6 +209,11 @@ typedef struct sq_kernels {
     void (*round_back)(const float *w, int64_t n, float scale, float zero, float top, float *back);
     float (*round_loss)(const float *w, const float *h, int64_t n, float scale, float zero,
                         float top);
+    /* GPTQ within a block of n columns of SQ_GPTQ_LANES rows, from the last column to the first:
+     * q = clamp(round(want / scale) + zero, 0, top), half to even, want = w + carry / l[i][i];
+     * error = w - (q - zero) scale; carry of every column j < i grows by error * l[i][j]. All
+     * arrays but l (row stride ldl) are [n][SQ_GPTQ_LANES]. */
+    void (*gptq_block)(const sq_gptq_block *b);
 } sq_kernels;
 
 /* The chosen table; sq_kernels_select is called on first use with no mask. */

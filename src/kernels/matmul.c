@@ -201,8 +201,7 @@ static void syrk_tile(const float *x, int64_t ldx, int64_t rows, const uint32_t 
     }
 }
 
-/* Tile (j, i) from (i, j), by blocks that stay in the cache: the product itself need not be
- * symmetric to the bit. */
+/* Tile (j, i) from (i, j), by blocks that stay in the cache. */
 static void mirror(float *c, int64_t k, int64_t i, int64_t j, int64_t h, int64_t w) {
     const int64_t block = 16;
     for (int64_t s0 = 0; s0 < w; s0 += block) {
@@ -215,6 +214,47 @@ static void mirror(float *c, int64_t k, int64_t i, int64_t j, int64_t h, int64_t
             }
         }
     }
+}
+
+void sq_syrk_mirror(int64_t k, float *c) {
+    const int64_t tile = 128;
+    int64_t tiles = sq_ceil_div(k, tile);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads()) if (k > tile)
+    for (int64_t t = 0; t < tiles * tiles; t++) {
+        int64_t i = t / tiles * tile, j = t % tiles * tile;
+        if (j >= i) {
+            mirror(c, k, i, j, k - i < tile ? k - i : tile, k - j < tile ? k - j : tile);
+        }
+    }
+}
+
+double sq_quadratic(const float *d, int64_t m, const float *c, int64_t k, float *tmp) {
+    enum { ROWS = 128, WIDE = 256, MOST = 512 };
+    int64_t down = sq_ceil_div(m, ROWS), across = sq_ceil_div(k, WIDE);
+    double sum = 0, parts[MOST];
+    for (int64_t t0 = 0; t0 < down * across; t0 += MOST) {
+        int64_t count = down * across - t0 < MOST ? down * across - t0 : MOST;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads())
+        for (int64_t t = 0; t < count; t++) { /* the widest products first */
+            int64_t j = (across - 1 - (t0 + t) / down) * WIDE, i = (t0 + t) % down * ROWS;
+            int64_t h = m - i < ROWS ? m - i : ROWS, w = k - j < WIDE ? k - j : WIDE;
+            float *p = tmp + i * k + j;
+            sq_sgemm_serial(0, 0, h, w, w, 0.5f, d + i * k + j, k, c + j * k + j, k, 0.0f, p, k);
+            if (j > 0) {
+                sq_sgemm_serial(0, 0, h, w, j, 1.0f, d + i * k, k, c + j, k, 1.0f, p, k);
+            }
+            parts[t] = 0;
+            for (int64_t r = 0; r < h; r++) {
+                for (int64_t x = 0; x < w; x++) {
+                    parts[t] += (double)d[(i + r) * k + j + x] * (double)p[r * k + x];
+                }
+            }
+        }
+        for (int64_t t = 0; t < count; t++) {
+            sum += parts[t];
+        }
+    }
+    return 2 * sum;
 }
 
 /* X as panels of [pairs of rows][16 columns]; NULL: the CPU has no bf16, or there is no memory. */
@@ -245,10 +285,9 @@ void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, fl
     for (int64_t t = 0; t < tiles * tiles; t++) {
         int64_t i = t / tiles * tile, j = t % tiles * tile;
         if (j < i) {
-            continue; /* the mirror image of (j, i) */
+            continue;
         }
         int64_t h = k - i < tile ? k - i : tile, w = k - j < tile ? k - j : tile;
         syrk_tile(x, ldx, rows, panels, i, j, h, w, c + i * k + j, k);
-        mirror(c, k, i, j, h, w);
     }
 }

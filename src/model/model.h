@@ -97,6 +97,7 @@ typedef struct sq_tap_sink {
     sq_status (*rows)(void *user, int tap, const float *x, int64_t ldx, int64_t rows, int64_t k,
                       sq_error *err);
     void *user;
+    int taps_only; /* a decoder layer ends with its last tap: nobody wants what comes out of it */
 } sq_tap_sink;
 
 /* Positions of tokens: three rows (T, H, W), all equal for text. */

@@ -237,6 +237,9 @@ static sq_status mlp_chunk(const sq_net *n, sq_work *w, const sq_block *b, float
         kn->silu_mul(w->gate.data + i * inter, w->up.data + i * inter, inter);
     }
     SQ_TRY(sq_enter_linears(down, sink, w->gate.data, inter, rows, inter, err));
+    if (sink != NULL && sink->taps_only) {
+        return SQ_OK;
+    }
     sq_linear_rows(down, w->gate.data, inter, rows, w->x.data, hid);
     add_rows(h, w->x.data, rows * hid);
     return SQ_OK;

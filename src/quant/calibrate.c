@@ -57,9 +57,13 @@ sq_status sq_job_stats(sq_job *j, const sq_stage *s, sq_stat *stats, int look) {
     sq_status st = SQ_OK;
     if (j->stats_file == NULL) {
         sq_stat_set set = {s->tap, s->rows->n_taps, stats};
-        sq_tap_sink sink = {sq_stat_set_sink, &set};
+        int last = s->part == SQ_PART_TEXT && s->index == j->net->config.layers - 1;
+        sq_tap_sink sink = {sq_stat_set_sink, &set, look || last};
         double t = sq_now();
         st = sq_hidden_stage(&j->hidden, s, stats == NULL ? NULL : &sink, look, j->err);
+        for (int i = 0; stats != NULL && i < s->rows->n_taps; i++) {
+            sq_stat_finish(&stats[i]);
+        }
         j->calibrate_s += sq_now() - t;
         return st;
     }

@@ -8,14 +8,17 @@
 
 enum { ROWS = 64 };
 
-/* A block of rows. d = (back - ws) / scale, product = d X'X. */
+/* A block of rows. d = (back - ws) / scale. */
 typedef struct block {
     sq_codes *c;
     const float *scale, *xx;
-    int64_t first, rows, k;
-    float add;          /* to the diagonal */
-    float *d, *product; /* [ROWS][k] */
-    float *p, *e;       /* [ROWS][group] each */
+    int64_t first, rows, k, step;
+    float add;             /* to the diagonal */
+    float *d;              /* [ROWS][k] */
+    float *before, *after; /* [ROWS][group] each: what the columns before a group and behind it add
+                              to its part of d X'X */
+    float *p;              /* [ROWS][group]: that part itself */
+    double loss;           /* of every step-th row */
 } block;
 
 /* Codes of one group of one row, column after column. */
@@ -41,20 +44,34 @@ static void descend(const block *b, int64_t r, int64_t at, int64_t m, int64_t ce
     }
 }
 
+/* The columns before the group are as they will stay, those behind it as they were: in the end the
+ * group adds D (2 before + own) to the loss, D its new error and own = D S, S its block of X'X. */
 static void group_of(block *b, int64_t j) {
     const sq_grid *g = &b->c->grid;
     int64_t at = j * g->group, m = b->k - at < g->group ? b->k - at : g->group,
-            groups = g->k_padded / g->group, k = b->k;
+            groups = g->k_padded / g->group, k = b->k, behind = at + m;
+    size_t bytes = (size_t)(b->rows * m) * sizeof *b->p;
+    const float *columns = b->xx + at;
+    memset(b->before, 0, bytes);
+    memset(b->after, 0, bytes);
+    if (at > 0) {
+        sq_sgemm(0, b->rows, m, at, 1.0f, b->d, k, columns, k, 0.0f, b->before, m);
+    }
+    if (behind < k) {
+        sq_sgemm(0, b->rows, m, k - behind, 1.0f, b->d + behind, k, columns + behind * k, k, 0.0f,
+                 b->after, m);
+    }
+    sq_sgemm(0, b->rows, m, m, 1.0f, b->d + at, k, columns + at * k, k, 0.0f, b->p, m);
+    for (int64_t i = 0; i < b->rows * m; i++) {
+        b->p[i] += b->before[i] + b->after[i];
+    }
     for (int64_t r = 0; r < b->rows; r++) {
-        float *e = b->e + r * m, *d = b->d + r * k + at;
-        memcpy(b->p + r * m, b->product + r * k + at, (size_t)m * sizeof *b->p);
-        memcpy(e, d, (size_t)m * sizeof *e);
         descend(b, r, at, m, (b->first + r) * groups + j);
-        for (int64_t i = 0; i < m; i++) {
-            e[i] = d[i] - e[i];
+        for (int64_t i = r * m; (b->first + r) % b->step == 0 && i < (r + 1) * m; i++) {
+            double d = (double)b->d[r * k + at + i - r * m];
+            b->loss += d * ((double)b->p[i] + (double)b->before[i] - (double)b->after[i]);
         }
     }
-    sq_sgemm(0, b->rows, k, m, 1.0f, b->e, m, b->xx + at * k, k, 1.0f, b->product, k);
 }
 
 static void rows_of(block *b, const float *ws) {
@@ -65,41 +82,51 @@ static void rows_of(block *b, const float *ws) {
             d[i] = (d[i] - ws[(b->first + r) * b->k + i]) / (b->scale == NULL ? 1 : b->scale[i]);
         }
     }
-    sq_sgemm(0, b->rows, b->k, b->k, 1.0f, b->d, b->k, b->xx, b->k, 0.0f, b->product, b->k);
     for (int64_t j = 0; j * b->c->grid.group < b->k; j++) {
         group_of(b, j);
     }
 }
 
 sq_status sq_refine_codes(sq_codes *c, const float *ws, const float *scale, const sq_stat *stat,
-                          double damp, sq_error *err) {
-    int64_t k = stat->k, width = c->grid.group < k ? c->grid.group : k;
+                          double damp, int64_t step, double *loss, sq_error *err) {
+    int64_t k = stat->k, width = c->grid.group < k ? c->grid.group : k,
+            blocks = sq_ceil_div(c->n, ROWS);
     double mean = 0;
     for (int64_t i = 0; i < k; i++) {
         mean += (double)stat->xx[i * k + i] / (double)k;
     }
     size_t wide = (size_t)k * ROWS, narrow = (size_t)width * ROWS;
-    size_t threads = (size_t)sq_threads(), each = 2 * wide + 2 * narrow;
+    size_t threads = (size_t)sq_threads(), each = wide + 3 * narrow;
     float *all = sq_alloc_raw(threads * each, sizeof *all, "errors of rows", err);
-    if (all == NULL) {
+    double *losses = sq_alloc_raw((size_t)blocks, sizeof *losses, "errors of rows", err);
+    if (all == NULL || losses == NULL) {
+        sq_free(all);
+        sq_free(losses);
         return SQ_ENOMEM;
     }
 #pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads())
-    for (int64_t first = 0; first < c->n; first += ROWS) {
+    for (int64_t i = 0; i < blocks; i++) {
         float *own = all + (size_t)omp_get_thread_num() * each;
         block b = {.c = c,
                    .scale = scale,
                    .xx = stat->xx,
-                   .first = first,
-                   .rows = c->n - first < ROWS ? c->n - first : ROWS,
+                   .first = i * ROWS,
+                   .rows = c->n - i * ROWS < ROWS ? c->n - i * ROWS : ROWS,
                    .k = k,
+                   .step = step,
                    .add = (float)(damp * mean),
                    .d = own,
-                   .product = own + wide,
-                   .p = own + 2 * wide,
-                   .e = own + 2 * wide + narrow};
+                   .before = own + wide,
+                   .after = own + wide + narrow,
+                   .p = own + wide + 2 * narrow};
         rows_of(&b, ws);
+        losses[i] = b.loss;
+    }
+    *loss = 0;
+    for (int64_t i = 0; i < blocks; i++) {
+        *loss += losses[i];
     }
     sq_free(all);
+    sq_free(losses);
     return SQ_OK;
 }

@@ -8,8 +8,8 @@
 /* Coordinate descent (Behdin et al. 2023, QuantEase) on codes that stand for ws[n][k] = W * scale
  * (scale[k] nullable): one sweep over the columns, each code moving to the nearest value of the
  * best one that it could take, by d (X'X + damp * mean diagonal) d', d the row's error in W's own
- * channels. No step is uphill. */
+ * channels. No step is uphill. loss: the sum of d X'X d' of every step-th row in the end. */
 sq_status sq_refine_codes(sq_codes *c, const float *ws, const float *scale, const sq_stat *stat,
-                          double damp, sq_error *err);
+                          double damp, int64_t step, double *loss, sq_error *err);
 
 #endif

@@ -323,6 +323,7 @@ static void syrk_of(const char *isa, double bound) {
     for (int time = 0; time < 2; time++) { /* it accumulates */
         sq_syrk_accumulate(a, K, M, K, xx);
     }
+    sq_syrk_mirror(K, xx);
     sq_kernels_select("", NULL);
     for (int i = 0; i < K * K; i++) {
         double s = 0, size = 0;
@@ -336,6 +337,36 @@ static void syrk_of(const char *isa, double bound) {
     }
     free(a);
     free(xx);
+}
+
+static void quadratic(void **state) {
+    (void)state;
+    enum { M = 150, K = 531 };
+    float *d = malloc(M * K * 4), *c = malloc(K * K * 4), *tmp = malloc(M * K * 4);
+    double want = 0, size = 0;
+    for (int i = 0; i < M * K; i++) {
+        d[i] = uniform();
+    }
+    for (int i = 0; i < K; i++) {
+        for (int j = 0; j <= i; j++) {
+            c[i * K + j] = c[j * K + i] = uniform();
+        }
+    }
+    for (int m = 0; m < M; m++) {
+        for (int i = 0; i < K * K; i++) {
+            double v = (double)d[m * K + i / K] * (double)c[i] * (double)d[m * K + i % K];
+            want += v;
+            size += fabs(v);
+        }
+    }
+    double two = sq_quadratic(d, M, c, K, tmp);
+    sq_set_threads(1);
+    double one = sq_quadratic(d, M, c, K, tmp);
+    sq_set_threads(0);
+    assert_true(fabs(two - want) <= 1e-6 * size && one == two);
+    free(d);
+    free(c);
+    free(tmp);
 }
 
 static void syrk(void **state) {
@@ -460,8 +491,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dense),     cmocka_unit_test(quantized),  cmocka_unit_test(threads),
         cmocka_unit_test(no_memory), cmocka_unit_test(concurrent), cmocka_unit_test(sgemm),
-        cmocka_unit_test(syrk),      cmocka_unit_test(bf16),       cmocka_unit_test(refused),
-        cmocka_unit_test(selection),
+        cmocka_unit_test(syrk),      cmocka_unit_test(quadratic),  cmocka_unit_test(bf16),
+        cmocka_unit_test(refused),   cmocka_unit_test(selection),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
