@@ -134,6 +134,22 @@ void sq_syrk_mirror(int64_t k, float *c);
  * what is not below the diagonal is computed. tmp [m][k]. */
 double sq_quadratic(const float *d, int64_t m, const float *c, int64_t k, float *tmp);
 
+/* A matrix B[k][n] made ready for many products with parts of it: as panels of bf16 pairs where the
+ * CPU multiplies those, else B itself, which is borrowed in any case. */
+typedef struct sq_operand {
+    const float *b;
+    int64_t k, n, ldb;
+    uint32_t *panels; /* [panels of 16 columns][pairs of rows][16]; NULL: none */
+} sq_operand;
+sq_status sq_operand_open(sq_operand *o, const float *b, int64_t ldb, int64_t k, int64_t n,
+                          sq_error *err);
+void sq_operand_close(sq_operand *o);
+/* C[m][columns] += A[m][rows] B[row .. row + rows)[column .. column + columns) on the calling
+ * thread; A and B rounded to bf16 where there are panels and `row` is even and `column` a multiple
+ * of 16. */
+void sq_operand_add(const sq_operand *o, int64_t row, int64_t rows, int64_t column, int64_t columns,
+                    const float *a, int64_t lda, int64_t m, float *c, int64_t ldc);
+
 /* Rows of inputs as integers, side by side: x = scale * (low + 256 high) of its piece, the columns
  * in the order of the packed weights (internal.h). */
 typedef struct sq_rounded {

@@ -257,16 +257,12 @@ double sq_quadratic(const float *d, int64_t m, const float *c, int64_t k, float 
     return 2 * sum;
 }
 
-/* X as panels of [pairs of rows][16 columns]; NULL: the CPU has no bf16, or there is no memory. */
-static const uint32_t *pair_rows(const float *x, int64_t ldx, int64_t rows, int64_t k) {
+/* x[rows][k] as panels of [pairs of rows][16 columns]. */
+static void pair_rows(const float *x, int64_t ldx, int64_t rows, int64_t k, uint32_t *out) {
     const sq_kernels *kn = sq_kernels_get();
     int64_t pairs = (rows + 1) / 2, panels = sq_ceil_div(k, 16);
-    if (kn->tile_bf16 == NULL) {
-        return NULL;
-    }
-    uint32_t *out = (uint32_t *)(void *)sq_thread_scratch(0, (size_t)(16 * pairs * panels));
 #pragma omp parallel for schedule(static) num_threads(sq_threads()) if (k * rows > 65536)
-    for (int64_t t = 0; t < (out == NULL ? 0 : panels); t++) {
+    for (int64_t t = 0; t < panels; t++) {
         int64_t n = k - 16 * t < 16 ? k - 16 * t : 16;
         for (int64_t p = 0; p < pairs; p++) {
             const float *even = x + 2 * p * ldx + 16 * t;
@@ -274,11 +270,62 @@ static const uint32_t *pair_rows(const float *x, int64_t ldx, int64_t rows, int6
                           out + 16 * (pairs * t + p));
         }
     }
-    return out;
+}
+
+sq_status sq_operand_open(sq_operand *o, const float *b, int64_t ldb, int64_t k, int64_t n,
+                          sq_error *err) {
+    *o = (sq_operand){b, k, n, ldb, NULL};
+    if (sq_kernels_get()->tile_bf16 == NULL) {
+        return SQ_OK;
+    }
+    o->panels = sq_alloc_raw((size_t)((k + 1) / 2), (size_t)sq_round_up(n, 16) * sizeof *o->panels,
+                             "a matrix in bf16", err);
+    if (o->panels == NULL) {
+        return SQ_ENOMEM;
+    }
+    pair_rows(b, ldb, k, n, o->panels);
+    return SQ_OK;
+}
+
+void sq_operand_close(sq_operand *o) {
+    sq_free(o->panels);
+    *o = (sq_operand){0};
+}
+
+void sq_operand_add(const sq_operand *o, int64_t row, int64_t rows, int64_t column, int64_t columns,
+                    const float *a, int64_t lda, int64_t m, float *c, int64_t ldc) {
+    const sq_kernels *kn = sq_kernels_get();
+    int64_t pairs = (rows + 1) / 2, all = (o->k + 1) / 2;
+    int whole = rows % 2 == 0 || row + rows == o->k; /* a last pair's other half is 0 */
+    uint32_t *narrow = NULL;
+    if (rows == 0) {
+        return;
+    }
+    if (o->panels != NULL && whole && row % 2 == 0 && column % 16 == 0) {
+        narrow = (uint32_t *)(void *)sq_thread_scratch(0, (size_t)(m * pairs));
+    }
+    if (narrow == NULL) {
+        sq_sgemm_serial(0, 0, m, columns, rows, 1.0f, a, lda, o->b + row * o->ldb + column, o->ldb,
+                        1.0f, c, ldc);
+        return;
+    }
+    for (int64_t i = 0; i < m; i++) {
+        narrow[(i + 1) * pairs - 1] = 0; /* an odd row's other half */
+        kn->narrow_bf16((uint16_t *)(narrow + i * pairs), a + i * lda, rows);
+    }
+    kn->tile_bf16(m, columns, pairs, narrow, pairs, 1,
+                  o->panels + 16 * (column / 16 * all + row / 2), 16 * all, c, ldc);
 }
 
 void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, float *c) {
-    const uint32_t *panels = pair_rows(x, ldx, rows, k);
+    uint32_t *panels = NULL;
+    if (sq_kernels_get()->tile_bf16 != NULL) {
+        panels =
+            (uint32_t *)(void *)sq_thread_scratch(0, (size_t)((rows + 1) / 2 * sq_round_up(k, 16)));
+    }
+    if (panels != NULL) {
+        pair_rows(x, ldx, rows, k, panels);
+    }
     const int64_t tile = panels == NULL ? 128 : 192;
     int64_t tiles = sq_ceil_div(k, tile);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads()) if (k > tile)

@@ -235,6 +235,7 @@ void sq_gptq_left(const sq_gptq *g, float *left) {
 /* d = w - q of the rows; `carry` is what the errors so far ask of a block's columns. */
 typedef struct rounding {
     const sq_gptq *g;
+    const sq_operand *factor;
     sq_codes *c;
     const float *ws;
     float *d, *carry; /* [ROWS][k], [ROWS][BLOCK] */
@@ -278,10 +279,8 @@ static void round_rows(const rounding *b, int64_t rows) {
     for (int64_t j = blocks - 1; j >= 0; j--) {
         int64_t at = j * BLOCK, n = k - at < BLOCK ? k - at : BLOCK, behind = at + n;
         memset(b->carry, 0, (size_t)(rows * BLOCK) * sizeof *b->carry);
-        if (behind < k) {
-            sq_sgemm(0, rows, n, k - behind, 1.0f, b->d + behind, k, b->g->factor + behind * k + at,
-                     k, 0.0f, b->carry, BLOCK);
-        }
+        sq_operand_add(b->factor, behind, k - behind, at, n, b->d + behind, k, rows, b->carry,
+                       BLOCK);
         for (int64_t r = 0; r < rows; r += LANES) {
             round_lanes(b, r, rows - r < LANES ? rows - r : LANES, at, n);
         }
@@ -291,15 +290,18 @@ static void round_rows(const rounding *b, int64_t rows) {
 sq_status sq_gptq_codes(const sq_gptq *g, const float *ws, sq_codes *c, sq_error *err) {
     size_t wide = ROWS * (size_t)g->k, each = wide + ROWS * BLOCK + LANE_ARRAYS * LANE_BLOCK;
     float *all = sq_alloc_raw((size_t)sq_threads() * each, sizeof *all, "errors of rows", err);
-    if (all == NULL) {
+    sq_operand factor = {0};
+    if (all == NULL || sq_operand_open(&factor, g->factor, g->k, g->k, g->k, err) != SQ_OK) {
+        sq_free(all);
         return SQ_ENOMEM;
     }
 #pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads())
     for (int64_t first = 0; first < c->n; first += ROWS) {
         float *own = all + (size_t)omp_get_thread_num() * each;
-        rounding b = {g, c, ws, own, own + wide, own + wide + ROWS * BLOCK, first};
+        rounding b = {g, &factor, c, ws, own, own + wide, own + wide + ROWS * BLOCK, first};
         round_rows(&b, c->n - first < ROWS ? c->n - first : ROWS);
     }
+    sq_operand_close(&factor);
     sq_free(all);
     return SQ_OK;
 }

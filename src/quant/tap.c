@@ -6,7 +6,6 @@
 #include "quant/awq.h"
 #include "quant/inputs.h"
 #include "quant/ranges.h"
-#include "quant/refine.h"
 
 enum { ERROR_ROWS = 512, ROW_BLOCK = 256 };
 
@@ -21,15 +20,12 @@ typedef struct tap {
     sq_gptq gptq;        /* of the scale at hand; factor NULL: none */
 } tap;
 
-/* Errors are those of every error_step-th output row, at most ERROR_ROWS of them. */
-static int64_t error_step(const tap *t, int l) {
-    return sq_ceil_div(t->g->linears[l]->weight.n, ERROR_ROWS);
-}
-
-/* The sum of d X'X d' (without statistics d d') over these rows, d what the codes stand for less
- * the weights; without codes the weights themselves. */
-static double rows_loss(const tap *t, int l, const sq_codes *c, const float *scale) {
-    int64_t n = t->g->linears[l]->weight.n, k = t->g->k, step = error_step(t, l);
+/* Mean squared output error a row of what the codes stand for, over at most ERROR_ROWS output rows,
+ * evenly spaced, and of the inputs' rounding where they are rounded. Without codes: the mean
+ * squared output itself. */
+static double stored_error(const tap *t, int l, const sq_codes *c, const float *scale) {
+    int64_t n = t->g->linears[l]->weight.n, k = t->g->k, step = sq_ceil_div(n, ERROR_ROWS),
+            seen = 0;
     double sum = 0;
     for (int64_t r = 0; r < n; r += step * ROW_BLOCK) {
         int64_t left = sq_ceil_div(n - r, step), rows = left < ROW_BLOCK ? left : ROW_BLOCK;
@@ -48,27 +44,16 @@ static double rows_loss(const tap *t, int l, const sq_codes *c, const float *sca
         }
         sum += t->stat == NULL ? 0 : sq_stat_loss(t->stat, t->d, rows, t->tmp);
         for (int64_t i = 0; t->stat == NULL && i < rows * k; i++) {
-            sum += (double)t->d[i] * (double)t->d[i];
+            sum += (double)t->d[i] * (double)t->d[i]; /* without statistics: the weight error */
         }
+        seen += rows;
     }
-    return sum;
-}
-
-/* A mean over calibration rows, summed over output rows, from rows_loss; and what the inputs'
- * rounding adds where they are rounded. */
-static double mean_error(const tap *t, int l, double loss, const sq_codes *c, const float *scale) {
-    int64_t n = t->g->linears[l]->weight.n, step = error_step(t, l);
     double rows = t->stat == NULL || t->stat->rows == 0 ? 1 : (double)t->stat->rows, inputs = 0;
     if (t->stat != NULL && c != NULL && c->grid.act_bits != 0) {
         sq_inputs_error(t->stat, scale, c->grid.act_symmetric, t->e);
-        inputs =
-            sq_inputs_loss(t->stat, t->e, t->g->w[l], n, step, t->e + SQ_STAT_SAMPLE * t->g->k);
+        inputs = sq_inputs_loss(t->stat, t->e, t->g->w[l], n, step, t->e + SQ_STAT_SAMPLE * k);
     }
-    return loss / rows * (double)n / (double)sq_ceil_div(n, step) + inputs;
-}
-
-static double stored_error(const tap *t, int l, const sq_codes *c, const float *scale) {
-    return mean_error(t, l, rows_loss(t, l, c, scale), c, scale);
+    return sum / rows * (double)n / (double)seen + inputs;
 }
 
 /* ---- one linear ---- */
@@ -98,9 +83,7 @@ static sq_status encode(const tap *t, int l, const float *scale, int plain, sq_c
                         double *error, sq_error *err) {
     const sq_grid *g = &t->g->grids[l];
     int64_t n = t->g->linears[l]->weight.n, k = g->k;
-    int rounded = !plain && t->gptq.factor != NULL;
     sq_range *ranges = NULL;
-    double loss;
     sq_status st;
     sq_codes_close(out);
     SQ_TRY(sq_codes_open(out, g, n, err));
@@ -117,16 +100,10 @@ static sq_status encode(const tap *t, int l, const float *scale, int plain, sq_c
         SQ_TRY(st);
     }
     sq_quantize_rows(out, t->ws, ranges);
-    if (rounded) {
+    if (!plain && t->gptq.factor != NULL) {
         SQ_TRY(sq_gptq_codes(&t->gptq, t->ws, out, err));
     }
-    if (rounded && g->bits < 8) { /* nothing is left to gain at 8 */
-        SQ_TRY(sq_refine_codes(out, t->ws, scale, t->stat, t->gptq.damp, error_step(t, l), &loss,
-                               err));
-    } else {
-        loss = rows_loss(t, l, out, scale);
-    }
-    *error = mean_error(t, l, loss, out, scale);
+    *error = stored_error(t, l, out, scale);
 fail:
     sq_free(ranges);
     return st;
