@@ -67,11 +67,11 @@ def fingerprint(*parts):
     return h.hexdigest()[:16]
 
 
-def llmcompressor(python, model, ids_file, method, group, out):
+def llmcompressor(python, model, ids_file, method, group, out, dtype="float32"):
     """One run of the peer as a process of its own, its imports included."""
     shutil.rmtree(out, ignore_errors=True)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    return run([python, HERE / "llmcompressor_run.py", model, ids_file, method, group, out], f"{out}.log",
+    return run([python, HERE / "llmcompressor_run.py", model, ids_file, method, group, out, dtype], f"{out}.log",
                {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"})
 
 

@@ -92,11 +92,12 @@ static void show_devices(const json_t *r) {
     json_array_foreach(json_object_get(r, "kernels"), i, k) {
         printf("%s%s", i == 0 ? "" : ", ", json_string_value(k));
     }
-    printf(" (chosen: %s)\nmemory:     %s/s read\narithmetic: %.0f GFLOP/s (f32 product)\nothers:  "
-           "   %s\n",
-           str(r, "chosen"),
-           cli_bytes(json_number_value(json_object_get(r, "memory_bandwidth_bytes_per_s"))),
-           json_number_value(json_object_get(r, "f32_flop_per_s")) / 1e9, str(r, "other_backends"));
+    printf(
+        " (chosen: %s)\nmemory:     %s/s read\narithmetic: products of f32 %.0f, bf16 %.0f, int8 "
+        "%.0f G(FL)OP/s\nothers:     %s\n",
+        str(r, "chosen"), cli_bytes(cli_real(r, "memory_bandwidth_bytes_per_s")),
+        cli_real(r, "f32_flop_per_s") / 1e9, cli_real(r, "bf16_flop_per_s") / 1e9,
+        cli_real(r, "int8_op_per_s") / 1e9, str(r, "other_backends"));
 }
 
 int verb_devices(int argc, char **argv) {
