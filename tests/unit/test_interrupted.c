@@ -20,9 +20,9 @@ static char dir[] = "/tmp/squint-interrupted-XXXXXX";
 static char model[512], calib[512];
 
 static const char *in_dir(const char *name) {
-    static char paths[4][600];
+    static char paths[64][600]; /* more than one test holds at a time */
     static int at;
-    char *p = paths[at++ % 4];
+    char *p = paths[at++ % 64];
     snprintf(p, sizeof paths[0], "%s/%s", dir, name);
     return p;
 }
