@@ -25,6 +25,39 @@ static void show_padding(const json_t *layers) {
     }
 }
 
+static long long whole(const json_t *o, const char *key) {
+    return (long long)json_integer_value(json_object_get(o, key));
+}
+
+/* What was calibrated on, and how much of it came to the linears. */
+static void show_data(const json_t *r, const json_t *layers) {
+    if (json_object_get(r, "samples") == NULL) {
+        return;
+    }
+    printf(
+        "calibration: %lld tokens, %lld of them of pictures, in %lld samples; %lld dropped, %lld "
+        "beyond --samples\n",
+        whole(r, "tokens"), whole(r, "picture_tokens"), whole(r, "samples"), whole(r, "dropped"),
+        whole(r, "unused"));
+    long long least = 0, most = 0;
+    size_t i, n = 0, none = 0;
+    json_t *l;
+    json_array_foreach(layers, i, l) {
+        long long seen = whole(l, "tokens");
+        none += json_object_get(l, "tokens") != NULL && seen == 0;
+        if (seen > 0) {
+            least = n++ == 0 || seen < least ? seen : least;
+            most = seen > most ? seen : most;
+        }
+    }
+    if (n > 0) {
+        printf("a linear saw %lld to %lld rows of it\n", least, most);
+    }
+    if (none > 0) {
+        printf("%zu linears saw nothing of it: rounded to nearest\n", none);
+    }
+}
+
 static void show_quantized(const json_t *r) {
     const json_t *s = json_object_get(r, "seconds"), *layers = json_object_get(r, "layers");
     double error = 0, rtn = 0;
@@ -47,6 +80,7 @@ static void show_quantized(const json_t *r) {
         printf("calibrated on the outputs of the %s layers\n",
                json_is_true(json_object_get(r, "sequential")) ? "quantized" : "original");
     }
+    show_data(r, layers);
     if (json_object_get(r, "bits") != NULL) {
         printf("mixed plan: %.3f bits a weight of the language model\n", cli_real(r, "bits"));
         json_array_foreach(layers, i, l) {
@@ -59,9 +93,8 @@ static void show_quantized(const json_t *r) {
 }
 
 static void show_calibrated(const json_t *r) {
-    printf("%lld tokens of %lld samples in %.1f s; peak memory %s\n",
-           (long long)json_integer_value(json_object_get(r, "tokens")),
-           (long long)json_integer_value(json_object_get(r, "samples")), cli_real(r, "seconds"),
+    show_data(r, NULL);
+    printf("%.1f s; peak memory %s\n", cli_real(r, "seconds"),
            cli_bytes(cli_real(r, "peak_rss_bytes")));
 }
 
@@ -157,6 +190,7 @@ int verb_calibrate(int argc, char **argv) {
     const cli_option options[] = {
         {"-o", CLI_TEXT, &out, "STATS  file to write (safetensors)"},
         CALIB_OPTIONS(o),
+        {"--no-resume", CLI_FLAG, &o.no_resume, "start anew even when STATS.partial fits"},
         {NULL, CLI_FLAG, NULL, NULL},
     };
     int status = cli_parse("calibrate", argc, argv, options, pos, 1, 1, &common);

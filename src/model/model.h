@@ -46,6 +46,7 @@ typedef struct sq_net {
     sq_config config;
     sq_checkpoint *ckpt;
     unsigned char *in_block;  /* [tensors of ckpt] 1: of a block or the projector */
+    unsigned char *bound;     /* [tensors of ckpt] 1: the model uses it */
     json_t *quantization;     /* borrowed from config.json; NULL for a plain checkpoint */
     sq_arena arena;           /* names and small tables */
     sq_linear embed, head;    /* [vocab][hidden]; head equals embed when tied */

@@ -192,7 +192,7 @@ sq_status sq_convert_run(const char *model, const char *out, sq_layout layout, c
     SQ_TRY(sq_output_open(&c.out, c.net, &c.plan, model, out, "convert", 0, err));
     SQ_TRY(put_all(&c));
     layers = recorded_layers(&c, model);
-    SQ_TRY(sq_output_finish(&c.out, layers, err));
+    SQ_TRY(sq_output_finish(&c.out, layers, NULL, err));
 fail:
     json_decref(layers);
     sq_output_close(&c.out);

@@ -12,15 +12,18 @@ typedef struct sq_sample {
 typedef struct sq_samples {
     sq_sample *items;
     size_t n;
-    int64_t tokens, skipped;
+    int64_t tokens, picture_tokens; /* of prompts that are loaded */
+    /* Samples that are not here: longer than the model's positions, or a tail of the text too short
+     * to be a piece; and those beyond `max`. */
+    int64_t dropped, unused;
     char *dir; /* of the file */
 } sq_samples;
 
 /* Reads at most max samples (0: all). Conversations stay whole, `{"text": …}` lines are joined by a
- * blank line and cut into pieces of `seq` tokens. With `questions`, only the part before the last
- * assistant turn is the prompt and the generation prompt is added. A bad line is SQ_EFORMAT with
- * its number; no sample at all is an error. Pictures are decoded when `load` is set, else only
- * lines are kept and sq_sample_load builds each prompt. */
+ * blank line and cut into pieces of `seq` tokens, or of as many as the model has positions. A bad
+ * line is SQ_EFORMAT with its number; no sample at all is an error. Pictures are decoded when
+ * `load` is set, and what is longer than the model's positions is dropped (SQ_ELIMIT when nothing
+ * is left); else only lines are kept and sq_sample_load builds each prompt. */
 sq_status sq_samples_read(sq_samples *out, const sq_frontend *f, const char *path, int64_t max,
                           int64_t seq, int load, sq_error *err);
 /* Builds the prompt of a sample that was read without `load`. */
