@@ -21,12 +21,17 @@ typedef struct sq_samples {
 
 /* Reads at most max samples (0: all). Conversations stay whole, `{"text": …}` lines are joined by a
  * blank line and cut into pieces of `seq` tokens, or of as many as the model has positions. A bad
- * line is SQ_EFORMAT with its number; no sample at all is an error. Pictures are decoded when
- * `load` is set, and what is longer than the model's positions is dropped (SQ_ELIMIT when nothing
- * is left); else only lines are kept and sq_sample_load builds each prompt. */
+ * line is SQ_EFORMAT with its number; no sample at all is an error. Prompts are made, and what is
+ * longer than the model's positions is dropped (SQ_ELIMIT when nothing is left), unless only lines
+ * are asked for: then sq_sample_load builds each prompt. */
+typedef enum sq_sample_mode {
+    SQ_SAMPLE_LINES,
+    SQ_SAMPLE_SIZES, /* prompts whose pictures keep no pixels; sq_sample_load brings them again */
+    SQ_SAMPLE_ALL,
+} sq_sample_mode;
 sq_status sq_samples_read(sq_samples *out, const sq_frontend *f, const char *path, int64_t max,
-                          int64_t seq, int load, sq_error *err);
-/* Builds the prompt of a sample that was read without `load`. */
+                          int64_t seq, sq_sample_mode load, sq_error *err);
+/* Builds the prompt of a sample, anew where there is one. */
 sq_status sq_sample_load(sq_sample *s, const sq_frontend *f, const char *dir, int generation,
                          sq_error *err);
 void sq_samples_close(sq_samples *s);
