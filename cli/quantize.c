@@ -73,9 +73,12 @@ static void show_quantized(const json_t *r) {
     if (rtn > 0) {
         printf("sum of layer errors: %.4g of round-to-nearest's\n", error / rtn);
     }
-    printf("%.1f s (calibrate %.1f, quantize %.1f, write %.1f, verify %.1f); peak memory %s\n",
-           cli_real(s, "total"), cli_real(s, "calibrate"), cli_real(s, "quantize"),
-           cli_real(s, "write"), cli_real(s, "verify"), cli_bytes(cli_real(r, "peak_rss_bytes")));
+    printf("%.1f s (calibrate %.1f: embedding %.1f, statistics %.1f; quantize %.1f, write %.1f, "
+           "verify "
+           "%.1f); peak memory %s\n",
+           cli_real(s, "total"), cli_real(s, "calibrate"), cli_real(s, "embed"),
+           cli_real(s, "statistics"), cli_real(s, "quantize"), cli_real(s, "write"),
+           cli_real(s, "verify"), cli_bytes(cli_real(r, "peak_rss_bytes")));
     if (cli_real(s, "calibrate") > 0) {
         printf("calibrated on the outputs of the %s layers\n",
                json_is_true(json_object_get(r, "sequential")) ? "quantized" : "original");

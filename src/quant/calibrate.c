@@ -45,6 +45,7 @@ sq_status sq_job_read_data(sq_job *j, const char *dir) {
         sq_hidden_options h = {sq_policy_vision(&j->plan.policy), j->o->max_ram, dir, &j->front};
         st = sq_hidden_open(&j->hidden, j->net, &j->samples, &h, j->progress, j->err);
     }
+    j->embed_s += sq_now() - t;
     j->calibrate_s += sq_now() - t;
     return st;
 }
@@ -65,7 +66,7 @@ static int in_file(const sq_job *j, const sq_stage *s) {
 sq_status sq_job_stats(sq_job *j, const sq_stage *s, sq_stat *stats, int look) {
     sq_status st = SQ_OK;
     if (j->stats_file == NULL) {
-        sq_stat_set set = {s->tap, s->rows->n_taps, stats};
+        sq_stat_set set = {s->tap, s->rows->n_taps, stats, 0};
         int last = s->part == SQ_PART_TEXT && s->index == j->net->config.layers - 1;
         sq_tap_sink sink = {sq_stat_set_sink, &set, look || last};
         double t = sq_now();
@@ -73,6 +74,7 @@ sq_status sq_job_stats(sq_job *j, const sq_stage *s, sq_stat *stats, int look) {
         for (int i = 0; stats != NULL && i < s->rows->n_taps; i++) {
             sq_stat_finish(&stats[i]);
         }
+        j->statistics_s += set.seconds;
         j->calibrate_s += sq_now() - t;
         return st;
     }

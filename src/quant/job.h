@@ -24,6 +24,7 @@ typedef struct sq_job {
     const sq_progress *progress;
     json_t *layers;
     double calibrate_s, quantize_s, write_s;
+    double embed_s, statistics_s; /* parts of calibrate_s */
     sq_error *err;
 } sq_job;
 void sq_job_close(sq_job *j);

@@ -237,14 +237,14 @@ static sq_status quantize_folder(const char *model, const char *out, const sq_qu
         verify_s = sq_now() - t;
     }
     if (st == SQ_OK || st == SQ_ECHECK) {
-        *report =
-            json_pack("{s:s, s:{s:f, s:f, s:f, s:f, s:f}, s:I, s:O, s:I, s:I, s:b, s:b, s:o?}",
-                      "output", out, "seconds", "calibrate", j.calibrate_s, "quantize",
-                      j.quantize_s, "write", j.write_s, "verify", verify_s, "total",
-                      sq_now() - start, "peak_rss_bytes", (json_int_t)sq_peak_rss(), "layers",
-                      j.layers, "bytes_before", (json_int_t)sq_checkpoint_bytes(j.net->ckpt),
-                      "bytes_after", (json_int_t)folder_bytes(out), "resumed", j.out.resumed,
-                      "sequential", o->sequential, "verify", verified);
+        *report = json_pack(
+            "{s:s, s:{s:f, s:f, s:f, s:f, s:f, s:f, s:f}, s:I, s:O, s:I, s:I, s:b, s:b, s:o?}",
+            "output", out, "seconds", "calibrate", j.calibrate_s, "embed", j.embed_s, "statistics",
+            j.statistics_s, "quantize", j.quantize_s, "write", j.write_s, "verify", verify_s,
+            "total", sq_now() - start, "peak_rss_bytes", (json_int_t)sq_peak_rss(), "layers",
+            j.layers, "bytes_before", (json_int_t)sq_checkpoint_bytes(j.net->ckpt), "bytes_after",
+            (json_int_t)folder_bytes(out), "resumed", j.out.resumed, "sequential", o->sequential,
+            "verify", verified);
     } else {
         json_decref(verified);
     }

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
+
 enum { BLOCK_ROWS = 512 };
 
 sq_status sq_stat_open(sq_stat *s, int64_t k, sq_error *err) {
@@ -133,8 +135,11 @@ sq_status sq_stat_set_sink(void *user, int tap, const float *x, int64_t ldx, int
         return SQ_OK;
     }
     sq_stat *s = &set->stats[tap - set->first];
+    double t = sq_now();
     sq_status st = s->k == 0 ? sq_stat_open(s, k, err) : SQ_OK;
-    return st == SQ_OK ? sq_stat_add(s, x, ldx, rows, err) : st;
+    st = st == SQ_OK ? sq_stat_add(s, x, ldx, rows, err) : st;
+    set->seconds += sq_now() - t;
+    return st;
 }
 
 void sq_stat_parts(sq_stat *s, int64_t k, sq_stat_part out[SQ_STAT_PARTS]) {

@@ -37,6 +37,7 @@ double sq_stat_loss(const sq_stat *s, const float *d, int64_t m, float *tmp);
 typedef struct sq_stat_set {
     int first, n;
     sq_stat *stats;
+    double seconds; /* that the sink took */
 } sq_stat_set;
 sq_status sq_stat_set_sink(void *user, int tap, const float *x, int64_t ldx, int64_t rows,
                            int64_t k, sq_error *err);
