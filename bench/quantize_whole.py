@@ -89,7 +89,7 @@ def main():
         need = work_of(config, args.size, args.pictures, r["tokens"])
         took = {"tower": s["embed"], "forward": s["calibrate"] - s["embed"] - s["statistics"], "X'X": s["statistics"]}
         print(f"{args.shape}, {config['num_hidden_layers']} layers, {args.pictures} pictures of {args.size}x{args.size}, "
-              f"{r['calibration']['tokens']} tokens, {args.method}; products at {rate / 1e9:.0f} GFLOP/s; {measure.machine()}")
+              f"{r['tokens']} tokens, {args.method}; products at {rate / 1e9:.0f} GFLOP/s; {measure.machine()}")
         for name, seconds in took.items():
             print(f"{name:10} {need[name] / 1e12:8.1f} TFLOP {seconds:8.1f} s, the limit {need[name] / rate:6.1f} s: {need[name] / rate / seconds:.2f} of it")
         print(f"{'quantize':10} {'':14} {s['quantize']:8.1f} s\n{'write':10} {'':14} {s['write']:8.1f} s")
