@@ -59,6 +59,16 @@ def calibration_ids(squint, model, calib, samples, length):
     return [ids[i * length:(i + 1) * length] for i in range(samples)]
 
 
+def different(a, b):
+    """Names of the files in which two files or folders differ; empty when they are equal byte for byte."""
+    a, b = Path(a), Path(b)
+    if a.is_file() and b.is_file():
+        return [] if a.read_bytes() == b.read_bytes() else [b.name]
+    names = {x.relative_to(top).as_posix() for top in (a, b) for x in top.rglob("*") if x.is_file()}
+    return sorted(n for n in names if not (a / n).is_file() or not (b / n).is_file() or
+                  (a / n).read_bytes() != (b / n).read_bytes())
+
+
 def fingerprint(*parts):
     h = hashlib.sha256()
     for p in parts:
