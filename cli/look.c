@@ -129,7 +129,7 @@ int verb_convert(int argc, char **argv) {
          "BF16|F16|F32  of what was in blocks (BF16); gguf: of what is not quantized, also Q8_0 "
          "(as stored)"},
         {"--target", CLI_TEXT, &target,
-         "vllm|sglang|transformers|llama.cpp|squint  the engine that has to load it"},
+         "vllm|sglang|transformers|llama.cpp|squint[@VERSION]  the engine that has to load it"},
         {"--lossy", CLI_FLAG, &lossy, "gguf: rounds scales that float16 does not hold exactly"},
         {"--text-only", CLI_FLAG, &text_only, "gguf: the language model alone"},
         {NULL, CLI_FLAG, NULL, NULL},
@@ -143,7 +143,7 @@ int verb_convert(int argc, char **argv) {
     }
     int is_gguf = strcmp(format, "gguf") == 0;
     if (target != NULL &&
-        (is_gguf ? strcmp(target, "llama.cpp") != 0 : strcmp(format, "hf") == 0)) {
+        (is_gguf ? strncmp(target, "llama.cpp", 9) != 0 : strcmp(format, "hf") == 0)) {
         return cli_usage("convert: --target %s does not go with --format %s; wanted %s", target,
                          format, is_gguf ? "llama.cpp" : "a quantized format");
     }

@@ -146,9 +146,9 @@ int verb_quantize(int argc, char **argv) {
          "is "
          "a FILE.gguf, groups of 32 unless --group-size says otherwise"},
         {"--target", CLI_TEXT, &o.target,
-         "vllm|sglang|transformers|llama.cpp|squint  the engine that has to load it: what it has "
-         "no "
-         "kernel for is refused before any work"},
+         "vllm|sglang|transformers|llama.cpp|squint[@VERSION]  the engine that has to load it: "
+         "what "
+         "it has no kernel for is refused before any work"},
         {"--mse-range", CLI_FLAG, &o.mse_range,
          "what is rounded without data: each group's range by its least squared error"},
         {"--no-clip", CLI_FLAG, &o.no_clip, "without the clip search"},
@@ -237,8 +237,8 @@ int verb_verify(int argc, char **argv) {
         {"--level", CLI_TEXT, &o.level,
          "structure|codes|layers|cache|logits  up to this one (all)"},
         {"--target", CLI_TEXT, &o.target,
-         "vllm|sglang|transformers|llama.cpp|squint  whether that engine would load it and read it "
-         "right; without --level this alone"},
+         "vllm|sglang|transformers|llama.cpp|squint[@VERSION]  whether that engine would load it "
+         "and read it right; without --level this alone"},
         KV_OPTION(o.kv_type),
         {"--data", CLI_TEXT, &o.data, "FILE.jsonl  what to compare the logits on"},
         {"--samples", CLI_INT, &o.samples, "N  samples of it at most (16)"},

@@ -168,7 +168,7 @@ fail:
 
 static sq_status make_folder(sq_job *j, const char *model, const char *out) {
     char mark[17];
-    sq_target target;
+    sq_engine engine;
     const sq_quantize_options *o = j->o;
     uint64_t stats = 0;
     json_t *options = options_of(o);
@@ -202,8 +202,9 @@ static sq_status make_folder(sq_job *j, const char *model, const char *out) {
     if (j->plan.ranks > 1) {
         SQ_TRY(sq_split_plan(&j->plan, j->net, j->err));
     }
-    SQ_TRY(sq_target_parse(o->target, &target, j->err));
-    SQ_TRY(sq_target_plan(&j->plan, &j->net->config, target, &j->plan.half, j->err));
+    SQ_TRY(sq_target_parse(o->target, &engine, j->err));
+    SQ_TRY(sq_target_plan(&j->plan, &j->net->config, engine, &j->plan.half, j->err));
+    sq_target_note(engine, j->progress);
     SQ_TRY(sq_output_open(&j->out, j->net, &j->plan, model, out, mark, !o->no_resume, j->err));
     note_padding(j);
     if (j->out.resumed) {

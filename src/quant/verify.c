@@ -391,7 +391,7 @@ static int check_opens(sq_verify_state *v) {
 
 typedef struct target_lines {
     sq_verify_state *v;
-    char name[40];
+    char name[64];
     int64_t n;
 } target_lines;
 
@@ -402,12 +402,15 @@ static void target_line(void *user, const char *what, const char *why) {
 }
 
 /* A line for each finding; one that holds when there is none. */
-static sq_status check_target(sq_verify_state *v, sq_target target, sq_error *err) {
+static sq_status check_target(sq_verify_state *v, sq_engine engine, sq_error *err) {
     target_lines t = {.v = v};
-    snprintf(t.name, sizeof t.name, "target %s", sq_target_name(target));
-    sq_status st = sq_target_check(v->out, target, target_line, &t, err);
+    char text[SQ_ENGINE_TEXT];
+    snprintf(t.name, sizeof t.name, "target %s", sq_engine_text(engine, text));
+    sq_status st = sq_target_check(v->out, engine, target_line, &t, err);
     if (st == SQ_OK && t.n == 0) {
-        sq_verify_line(v, t.name, 1, 0, 0, "nothing that it would reject or misread");
+        sq_verify_line(v, t.name, 1, 0, 0,
+                       "nothing that it would reject or misread (rules read from %s)",
+                       sq_engine_known(engine, text));
     }
     return st;
 }
@@ -449,15 +452,15 @@ sq_status sq_verify_run(const char *out, const sq_verify_options *o, const sq_pr
                 o->level);
         }
     }
-    sq_target target;
+    sq_engine engine;
     sq_status st = sq_kv_parse(o->kv_type, &v.kv_type, err);
-    st = st == SQ_OK ? sq_target_parse(o->target, &target, err) : st;
+    st = st == SQ_OK ? sq_target_parse(o->target, &engine, err) : st;
     if (st == SQ_OK && (o->target == NULL || o->level != NULL)) {
         st = open_all(&v, err);
         st = st == SQ_OK ? run_levels(&v, top, err) : st;
     }
     if (st == SQ_OK && o->target != NULL) {
-        st = check_target(&v, target, err);
+        st = check_target(&v, engine, err);
     }
     if (st == SQ_OK) {
         *report = json_pack("{s:b, s:O}", "ok", v.failed == 0, "checks", v.checks);
