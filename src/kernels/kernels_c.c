@@ -248,4 +248,5 @@ void sq_kernels_init_c(sq_kernels *k) {
                       .rope = rope,
                       .round_back = round_back,
                       .round_loss = round_loss};
+    sq_kv_init_c(k);
 }
