@@ -146,16 +146,14 @@ static inline __attribute__((always_inline)) void kv_tile(int m, int wide, const
                                                           int64_t row, int64_t column) {
     const uint32_t *a = (const uint32_t *)p->a + row * p->lda;
     const uint32_t *b = (const uint32_t *)p->b + column;
-    const int fetch = p->next != NULL && row == 0;
+    sq_kv_fetch ahead = sq_kv_ahead(p, (const char *)b, 4 * p->ldb);
     SQ_EACH_KV_ROW(KV_START)
     for (int64_t k = 0; k < p->k; k++, a++, b += p->ldb) {
         __m512bh b0 = (__m512bh)_mm512_loadu_si512(b);
         __m512bh b1 = wide > 1 ? (__m512bh)_mm512_loadu_si512(b + 16) : b0,
                  b2 = wide > 1 ? (__m512bh)_mm512_loadu_si512(b + 32) : b0,
                  b3 = wide > 1 ? (__m512bh)_mm512_loadu_si512(b + 48) : b0;
-        if (fetch) {
-            sq_kv_fetch(p, 4 * (b - (const uint32_t *)p->b), 64 * wide);
-        }
+        sq_kv_go(&ahead, k, 4 * p->ldb, 64 * wide);
         SQ_EACH_KV_ROW(KV_ADD)
     }
     SQ_EACH_KV_ROW(KV_PUT)

@@ -50,14 +50,12 @@ static inline __attribute__((always_inline)) void some(int m, const sq_kv_produc
                                                        int64_t column) {
     const int64_t lda = 4 * p->lda, ldb = 4 * p->ldb, plane = 4 * p->k;
     const char *a = (const char *)p->a + row * lda, *b = (const char *)p->b + 4 * column;
-    const int fetch = p->next != NULL && row == 0;
+    sq_kv_fetch ahead = sq_kv_ahead(p, b, ldb);
     START(0)
     START(1)
     for (int64_t k = 0; k < p->k; k++, a += 4, b += ldb) {
         __m256i b0 = codes(b), b1 = codes(b + 16), b2 = codes(b + 32), b3 = codes(b + 48), v;
-        if (fetch) {
-            sq_kv_fetch(p, b - (const char *)p->b, 64);
-        }
+        sq_kv_go(&ahead, k, ldb, 64);
         ROW(0)
         if (m > 1) {
             ROW(1)

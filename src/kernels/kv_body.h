@@ -54,12 +54,10 @@ kv_tile(int kind, int m, int wide, const sq_kv_product *p, int64_t row, int64_t 
     const int vectors = wide * 16 / VN, size = kind == KV_F16 ? 2 : 4;
     const int64_t lda = 4 * p->lda, ldb = size * p->ldb;
     const char *a = (const char *)p->a + row * lda, *b = (const char *)p->b + size * column;
-    const int fetch = p->next != NULL && row == 0;
+    sq_kv_fetch ahead = sq_kv_ahead(p, b, ldb);
     SQ_EACH_KV_ROW(KV_START)
     for (int64_t k = 0; k < p->k; k++, a += 4, b += ldb) {
-        if (fetch) {
-            sq_kv_fetch(p, b - (const char *)p->b, 16 * wide * size);
-        }
+        sq_kv_go(&ahead, k, ldb, 16 * wide * size);
         for (int half = kind; half <= (kind == KV_EVEN ? KV_ODD : kind); half++) {
             V b0 = kv_load(half, b), b1 = vectors > 1 ? kv_load(half, b + VN * size) : b0,
               b2 = vectors > 2 ? kv_load(half, b + 2 * VN * size) : b0,

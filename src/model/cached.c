@@ -48,7 +48,7 @@ typedef struct tile {
 } tile;
 
 static int64_t tile_floats(int64_t rows, int64_t width) {
-    return rows * (3 * width + SQ_KV_BLOCK + WORDS + 9) + SQ_KV_BLOCK * width;
+    return rows * (3 * width + SQ_KV_BLOCK + WORDS + 9) + SQ_KV_BLOCK * (width + SQ_KV_PANEL) / 2;
 }
 
 static float *take(float **at, int64_t n) {
@@ -63,7 +63,7 @@ static void lay_out(tile *t, float *space) {
     t->range.values = take(&space, rows * width);
     t->all.values = take(&space, rows * width);
     t->keys = (uint32_t *)(void *)take(&space, SQ_KV_BLOCK * width / 2);
-    t->values = (uint32_t *)(void *)take(&space, SQ_KV_BLOCK * width / 2);
+    t->values = (uint32_t *)(void *)take(&space, SQ_KV_BLOCK * SQ_KV_PANEL / 2);
     t->scores = take(&space, rows * SQ_KV_BLOCK);
     t->weights = (uint32_t *)(void *)take(&space, rows * WORDS);
     t->range.top = take(&space, rows);
@@ -204,10 +204,24 @@ static void score(const tile *t, int64_t block, int64_t n, const void *next) {
                               .next = next});
 }
 
+/* What weights are multiplied by to become integers: the scales of the n tokens that a row sees,
+ * the largest as LARGEST; returns what an integer is worth. */
+static float value_factors(const tile *t, int64_t block, int64_t n, float *factors) {
+    const float *scales = sq_kv_scales(t->a->kv, block, t->a->layer, 1, t->head);
+    float lo, hi;
+    sq_kernels_get()->range(scales, n, &lo, &hi);
+    for (int64_t i = 0; i < SQ_KV_BLOCK; i++) {
+        factors[i] = i < n && hi > 1e-30f ? scales[i] * ((float)LARGEST / hi) : 0.0f;
+    }
+    return hi > 1e-30f || hi != hi ? hi / (float)LARGEST : 0.0f;
+}
+
 /* A block's scores become weights relative to its largest, and the range's softmax goes on: what
  * was is kept by keep, what comes counts by scale. */
-static void soften(const tile *t, int64_t block, const float *factors) {
+static void soften(const tile *t, int64_t block) {
     const sq_kernels *kn = sq_kernels_get();
+    float factors[SQ_KV_BLOCK], worth = 0;
+    int64_t before = -1;
     for (int64_t r = 0; r < t->rows; r++) {
         float *x = t->scores + r * SQ_KV_BLOCK, top;
         uint32_t *w = t->weights + r * WORDS;
@@ -224,6 +238,9 @@ static void soften(const tile *t, int64_t block, const float *factors) {
         }
         t->range.sum[r] = t->keep[r] * t->range.sum[r] + t->scale[r] * sum;
         if (t->form == IN_INT8) {
+            worth = n == before ? worth : value_factors(t, block, n, factors);
+            before = n;
+            t->scale[r] *= worth;
             t->sums[r] = kn->round_weights((int8_t *)w, (int8_t *)w + SQ_KV_BLOCK, x, factors);
         } else if (t->form == IN_BF16 || t->form == CONVERTED) {
             narrow(w, x, SQ_KV_BLOCK);
@@ -231,43 +248,35 @@ static void soften(const tile *t, int64_t block, const float *factors) {
     }
 }
 
-/* What weights are multiplied by to become integers: the tokens' scales, the largest of n as
- * LARGEST; returns what an integer is worth. */
-static float value_factors(const tile *t, int64_t block, int64_t n, float *factors) {
-    const float *scales = sq_kv_scales(t->a->kv, block, t->a->layer, 1, t->head);
-    float lo, hi;
-    sq_kernels_get()->range(scales, n, &lo, &hi);
-    for (int64_t i = 0; i < SQ_KV_BLOCK; i++) {
-        factors[i] = i < n && hi > 1e-30f ? scales[i] * ((float)LARGEST / hi) : 0.0f;
-    }
-    return hi > 1e-30f || hi != hi ? hi / (float)LARGEST : 0.0f;
-}
-
 /* Adds a block's values. */
 static void mix(const tile *t, int64_t block, int64_t n, int first, const void *next) {
     const sq_cached *a = t->a;
-    const void *values = sq_kv_matrix(a->kv, block, a->layer, 1, t->head);
-    int numbers = t->form == IN_F32 || t->form == IN_F16;
-    if (t->form == CONVERTED) {
-        pair_rows(a->kv->type, values, n, t->width, t->values);
-        values = t->values;
-        next = NULL;
+    const char *values = sq_kv_matrix(a->kv, block, a->layer, 1, t->head);
+    int numbers = t->form == IN_F32 || t->form == IN_F16, integers = t->form == IN_INT8;
+    int64_t size = a->kv->type == SQ_KV_F32 ? 4 : integers ? 1 : 2; /* bytes of a value */
+    sq_kv_product p = {.rows = t->rows,
+                       .k = numbers    ? n
+                            : integers ? SQ_KV_BLOCK / 4
+                                       : sq_ceil_div(n, 2),
+                       .a = numbers ? (const void *)t->scores : t->weights,
+                       .lda = numbers ? SQ_KV_BLOCK : WORDS,
+                       .keep = first ? NULL : t->keep,
+                       .scale = t->scale,
+                       .sums = t->sums,
+                       .ldc = t->width};
+    for (int64_t c = 0; c < t->width; c += SQ_KV_PANEL) {
+        p.n = p.ldb = sq_kv_panel(t->width, c);
+        p.c = t->range.values + c;
+        p.b = values;
+        values += SQ_KV_BLOCK * p.n * size;
+        if (t->form == CONVERTED) {
+            pair_rows(a->kv->type, p.b, n, p.n, t->values);
+            p.b = t->values;
+        } else {
+            p.next = c + p.n < t->width ? values : next;
+        }
+        multiply(t->form, &p);
     }
-    multiply(t->form, &(sq_kv_product){.rows = t->rows,
-                                       .n = t->width,
-                                       .k = numbers              ? n
-                                            : t->form == IN_INT8 ? SQ_KV_BLOCK / 4
-                                                                 : sq_ceil_div(n, 2),
-                                       .a = numbers ? (const void *)t->scores : t->weights,
-                                       .lda = numbers ? SQ_KV_BLOCK : WORDS,
-                                       .b = values,
-                                       .ldb = t->width,
-                                       .keep = first ? NULL : t->keep,
-                                       .scale = t->scale,
-                                       .sums = t->sums,
-                                       .c = t->range.values,
-                                       .ldc = t->width,
-                                       .next = next});
 }
 
 /* The softmax over range i's tokens, as far as the rows see them. */
@@ -280,15 +289,8 @@ static void attend_range(const tile *t, int64_t i) {
     }
     for (int64_t b = i * RANGE; b < (i + 1) * RANGE && b < blocks; b++) {
         int64_t n = last - b * SQ_KV_BLOCK < SQ_KV_BLOCK ? last - b * SQ_KV_BLOCK : SQ_KV_BLOCK;
-        float factors[SQ_KV_BLOCK], worth = 1;
-        if (t->form == IN_INT8) {
-            worth = value_factors(t, b, n, factors);
-        }
         score(t, b, n, sq_kv_matrix(a->kv, b, a->layer, 1, t->head));
-        soften(t, b, factors);
-        for (int64_t r = 0; worth != 1 && r < t->rows; r++) {
-            t->scale[r] *= worth;
-        }
+        soften(t, b);
         mix(t, b, n, b == i * RANGE,
             b + 1 < blocks ? sq_kv_matrix(a->kv, b + 1, a->layer, 0, t->head) : NULL);
     }

@@ -156,7 +156,7 @@ void sq_kv_put(sq_kv *kv, int64_t token, int64_t layer, int which, int64_t head,
     enum { PIECE = 256 };
     unsigned char *to = matrix_of(kv, token / SQ_KV_BLOCK, layer, which, head);
     unsigned char stored[PIECE * sizeof(float)];
-    const int64_t t = token % SQ_KV_BLOCK, width = sq_kv_width(kv->head_dim);
+    const int64_t t = token % SQ_KV_BLOCK;
     const int shift = types[kv->type].shift;
     const int64_t within = (1 << shift) - 1;
     const size_t size = types[kv->type].value;
@@ -173,8 +173,13 @@ void sq_kv_put(sq_kv *kv, int64_t token, int64_t layer, int which, int64_t head,
             int64_t left = kv->head_dim - c;
             convert(kv->type, x + c, scale, left < PIECE ? left : PIECE, stored);
         }
-        int64_t at = which == 0 ? (((c >> shift) * SQ_KV_BLOCK + t) << shift) + (c & within)
-                                : (((t >> shift) * width + c) << shift) + (t & within);
+        int64_t at;
+        if (which == 0) {
+            at = (((c >> shift) * SQ_KV_BLOCK + t) << shift) + (c & within);
+        } else {
+            int64_t first = c / SQ_KV_PANEL * SQ_KV_PANEL, n = sq_kv_panel(kv->head_dim, first);
+            at = (((t >> shift) * n + c - first) << shift) + (t & within) + first * SQ_KV_BLOCK;
+        }
         put(size, to, at, stored, c % PIECE);
         if (which == 1 && kv->type == SQ_KV_BF16 && t % 2 == 0) {
             /* The next token's is read with it, times 0: no NaN may have stayed there. */

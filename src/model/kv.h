@@ -7,22 +7,28 @@
 
 #include "base/error.h"
 
-enum { SQ_KV_BLOCK = 64 }; /* tokens a block */
+enum { SQ_KV_BLOCK = 64, SQ_KV_PANEL = 64 }; /* tokens a block; columns of a panel of values */
 
 /* How keys and values are stored. INT8: each token's row of a head as -127..127 times a scale of
  * its own, the largest |x| / 127.
  *
  * A block holds for each layer and head two matrices, as attention's products take them (kernels.h,
  * sq_kv_product): keys [columns][SQ_KV_BLOCK tokens], so that a register is one column of many
- * tokens, and values [SQ_KV_BLOCK tokens][columns]; columns are the head's, rounded up to 16. The
- * first index runs in words: one number for F32 and F16, a pair for BF16, four for INT8, as bytes +
- * 128, with the tokens' scales [SQ_KV_BLOCK] behind the matrix. */
+ * tokens, and values, panels of SQ_KV_PANEL columns or what is left of them, one behind the other,
+ * [SQ_KV_BLOCK tokens][columns]. Columns are the head's, rounded up to 16. The index before the
+ * last runs in words: one number for F32 and F16, a pair for BF16, four for INT8, as bytes + 128,
+ * with the tokens' scales [SQ_KV_BLOCK] behind the matrix. */
 typedef enum sq_kv_type { SQ_KV_F32, SQ_KV_F16, SQ_KV_BF16, SQ_KV_INT8 } sq_kv_type;
 /* "f32", "f16", "bf16", "int8"; NULL is f32. Anything else is SQ_EARG. */
 sq_status sq_kv_parse(const char *name, sq_kv_type *out, sq_error *err);
 const char *sq_kv_name(sq_kv_type t);
 /* Columns of a head as stored. */
 static inline int64_t sq_kv_width(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+/* Columns of the panel of values that begins at column c. */
+static inline int64_t sq_kv_panel(int64_t head_dim, int64_t c) {
+    int64_t left = sq_kv_width(head_dim) - c;
+    return left < SQ_KV_PANEL ? left : SQ_KV_PANEL;
+}
 /* Bytes of one token's row of one head. */
 size_t sq_kv_row_bytes(sq_kv_type t, int64_t head_dim);
 
