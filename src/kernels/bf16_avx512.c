@@ -2,7 +2,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "kernels/internal.h"
+#include "kernels/kv_tiles.h"
 
 /* The first n of sixteen lanes, or all. */
 static inline __mmask16 first(int64_t n) {
@@ -144,7 +144,55 @@ static void tile_bf16(int64_t rows, int64_t columns, int64_t pairs, const uint32
     }
 }
 
+/* Attention over the KV cache: up to four panels of 16 columns. */
+static inline __attribute__((always_inline)) void kv_put(const sq_kv_product *p, int64_t row,
+                                                         int64_t column, __m512 sum) {
+    float *c = p->c + row * p->ldc + column;
+    __m512 f = p->scale == NULL ? sum : _mm512_mul_ps(sum, _mm512_set1_ps(p->scale[row]));
+    _mm512_storeu_ps(c, p->keep == NULL
+                            ? f
+                            : _mm512_fmadd_ps(_mm512_set1_ps(p->keep[row]), _mm512_loadu_ps(c), f));
+}
+
+#define KV_START(r) __m512 s##r = _mm512_setzero_ps(), t##r = s##r, u##r = s##r, w##r = s##r;
+#define KV_ADD(r)                                                                                  \
+    if (r < m) {                                                                                   \
+        __m512bh v = (__m512bh)_mm512_set1_epi32((int)a[r * p->lda]);                              \
+        s##r = _mm512_dpbf16_ps(s##r, v, b0);                                                      \
+        t##r = wide > 1 ? _mm512_dpbf16_ps(t##r, v, b1) : t##r;                                    \
+        u##r = wide > 1 ? _mm512_dpbf16_ps(u##r, v, b2) : u##r;                                    \
+        w##r = wide > 1 ? _mm512_dpbf16_ps(w##r, v, b3) : w##r;                                    \
+    }
+#define KV_PUT(r)                                                                                  \
+    if (r < m) {                                                                                   \
+        kv_put(p, row + r, column, s##r);                                                          \
+        if (wide > 1) {                                                                            \
+            kv_put(p, row + r, column + 16, t##r);                                                 \
+            kv_put(p, row + r, column + 32, u##r);                                                 \
+            kv_put(p, row + r, column + 48, w##r);                                                 \
+        }                                                                                          \
+    }
+
+static inline __attribute__((always_inline)) void kv_tile(int m, int wide, const sq_kv_product *p,
+                                                          int64_t row, int64_t column) {
+    const uint32_t *a = (const uint32_t *)p->a + row * p->lda;
+    const uint32_t *b = (const uint32_t *)p->b + column;
+    sq_kv_fetch ahead = sq_kv_ahead(p, (const char *)b, 4 * p->ldb);
+    SQ_EACH_KV_ROW(KV_START)
+    for (int64_t k = 0; k < p->k; k++, a++, b += p->ldb) {
+        __m512bh b0 = (__m512bh)_mm512_loadu_si512(b);
+        __m512bh b1 = wide > 1 ? (__m512bh)_mm512_loadu_si512(b + 16) : b0,
+                 b2 = wide > 1 ? (__m512bh)_mm512_loadu_si512(b + 32) : b0,
+                 b3 = wide > 1 ? (__m512bh)_mm512_loadu_si512(b + 48) : b0;
+        sq_kv_go(&ahead, k, 4 * p->ldb, 64 * wide);
+        SQ_EACH_KV_ROW(KV_ADD)
+    }
+    SQ_EACH_KV_ROW(KV_PUT)
+}
+SQ_KV_KERNEL(kv_bf16, kv_tile, 4)
+
 void sq_kernels_init_avx512_bf16(sq_kernels *k) {
+    k->kv_bf16 = kv_bf16;
     k->narrow_bf16 = narrow_bf16;
     k->panel_bf16 = panel_bf16;
     k->pair_bf16 = pair_bf16;

@@ -269,4 +269,5 @@ void sq_kernels_init_c(sq_kernels *k) {
                       .round_back = round_back,
                       .round_loss = round_loss,
                       .gptq_block = gptq_block};
+    sq_kv_init_c(k);
 }

@@ -424,6 +424,7 @@ int main(int argc, char **argv) {
             test_packed(8, 2, k, k);
         }
         test_rounded(ref);
+        test_kv(ref);
         test_special();
         test_halves();
         test_exp();

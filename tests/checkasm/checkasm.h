@@ -11,6 +11,8 @@ float uniform(void); /* [-1, 1) */
 void verdict(const char *name, int64_t n, int ok, double err, double tol);
 /* Products with rounded inputs (rounded.c). */
 void test_rounded(const sq_kernels *ref);
+/* Attention over the KV cache (kv.c). */
+void test_kv(const sq_kernels *ref);
 /* Times the table's kernels and prints medians. */
 void bench(void);
 
