@@ -29,7 +29,8 @@ void sq_job_close(sq_job *j) {
 sq_status sq_job_read_data(sq_job *j, const char *dir) {
     double t = sq_now();
     int64_t max = j->o->samples > 0 ? j->o->samples : 128;
-    sq_status st = sq_samples_read(&j->samples, &j->front, j->o->calib, max, j->o->seq, 1, j->err);
+    sq_status st =
+        sq_samples_read(&j->samples, &j->front, j->o->calib, max, j->o->seq, SQ_LOAD_SIZES, j->err);
     if (st == SQ_OK && j->samples.tokens == 0) {
         st = sq_fail(j->err, SQ_EFORMAT, "'%s' gives no tokens to calibrate on", j->o->calib);
     }

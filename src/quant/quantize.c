@@ -152,7 +152,8 @@ static sq_status mix_plan(sq_job *j) {
     }
     if (j->o->calib != NULL) {
         int64_t seq = j->o->seq > 0 && j->o->seq < SENSE_TOKENS ? j->o->seq : SENSE_TOKENS;
-        SQ_TRY(sq_samples_read(&s, &j->front, j->o->calib, SENSE_SAMPLES, seq, 1, j->err));
+        SQ_TRY(sq_samples_read(&s, &j->front, j->o->calib, SENSE_SAMPLES, seq, SQ_LOAD_PROMPTS,
+                               j->err));
         SQ_TRY(sq_mixed_sense(&j->mixed, &s, j->progress, j->err));
     } else {
         sq_progress_note(j->progress,
