@@ -170,8 +170,8 @@ const cli_topic cli_topics[] = {
      "calibration,--samples,--seq,--stats"},
     {"option", "--stats", NULL, NULL,
      "The statistics of `squint calibrate`, one pass over the data for any number of quantize "
-     "runs. Not with --sequential, "
-     "whose statistics are of one run alone.",
+     "runs. Of this very model: the file knows which, and what is damaged is refused. Not with "
+     "--sequential, whose statistics are of one run alone.",
      "calibration,--calib"},
     {"option", "--sequential", NULL, NULL,
      "As GPTQModel does it: a layer sees the inputs that the quantized layers before it give, and "
