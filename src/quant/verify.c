@@ -356,9 +356,13 @@ static sq_status open_all(sq_verify_state *v, sq_error *err) {
         return SQ_ENOMEM;
     }
     if (!sq_file_exists(record)) {
-        return sq_fail(err, SQ_EFORMAT,
-                       "'%s' has no squint.json; wanted a folder that squint quantize wrote",
-                       v->out);
+        sq_fail(err, SQ_EFORMAT,
+                "'%s' has no squint.json; wanted a folder that squint quantize wrote", v->out);
+        if (!sq_is_dir(v->out)) {
+            sq_hint(err, "a GGUF file has no record: squint verify FILE.gguf --target llama.cpp, "
+                         "squint eval FILE.gguf --against MODEL");
+        }
+        return SQ_EFORMAT;
     }
     sq_status st;
     SQ_TRY(sq_json_load(record, &v->record, err));
