@@ -197,7 +197,7 @@ static sq_status layer_chunk(const sq_net *n, sq_work *w, const sq_block *b, sq_
                                   .ld = ld,
                                   .cos = cos_rows,
                                   .sin = sin_rows,
-                                  .bf16 = sq_rounds_inputs(o),
+                                  .bf16 = o->bf16,
                                   .out = w->att.data},
                      w->scores.data);
     SQ_TRY(sq_enter_linears(o, sink, w->att.data, d[SQ_D_Q], rows, d[SQ_D_Q], err));
