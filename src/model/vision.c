@@ -98,9 +98,11 @@ static sq_status project(const sq_tower_run *t, const sq_block *b, float *x, int
     return st;
 }
 
+/* Where the projections round their inputs to 8 bits or to bf16, attention does to bf16. */
 static int in_bf16(const sq_block *b, const sq_config *c) {
-    return sq_rounds_inputs(&b->linears[SQ_V_PROJ]) && c->v_head_dim % 2 == 0 &&
-           sq_kernels_get()->tile_bf16 != NULL;
+    const sq_linear *l = &b->linears[SQ_V_PROJ];
+    int rounds = l->bf16 || (l->quantized && l->scheme.act_bits == 8);
+    return rounds && c->v_head_dim % 2 == 0 && sq_kernels_get()->tile_bf16 != NULL;
 }
 
 static sq_status attention(const sq_tower_run *t, const sq_block *b, int full, float *h,

@@ -22,12 +22,6 @@ struct sq_work {
     sq_scratch vx, vy, vqkv, vatt, vcos, vsin, vwords; /* vision */
 };
 
-/* Whether a tower's linear rounds its inputs to 8 bits or to bf16: then attention beside it may, to
- * bf16. (A decoder's may not: decoding after a cache must equal the whole prompt.) */
-static inline int sq_rounds_inputs(const sq_linear *l) {
-    return l->bf16 || (l->quantized && l->scheme.act_bits == 8);
-}
-
 /* Number of the calling OpenMP thread, 0..sq_threads()-1. */
 int sq_thread(void);
 
