@@ -1,13 +1,14 @@
-"""One oneshot() of llm-compressor 0.14: PEER_PYTHON bench/llmcompressor_run.py MODEL IDS.json METHOD GROUP OUT
+"""One oneshot() of llm-compressor 0.14: PEER_PYTHON bench/llmcompressor_run.py MODEL IDS.json METHOD GROUP OUT [DTYPE]
 
 IDS.json: a list of token sequences. METHOD: rtn-asym, awq-asym, gptq-sym, gptq-asym, w8a8 (SmoothQuant 0.8, then GPTQ), or
 awq-gptq-asym. Everything else is the tool's default (AWQ: duo scaling, 20 ratios; GPTQ: block 128, damping 0.01, static
-activation order; lm_head kept). The weights are widened to float32: without AVX-512 or AMX torch multiplies BF16 matrices several
-times slower, so this is the quicker way for it and the more exact one. Run by quantize_quality.py and quantize_speed.py."""
+activation order; lm_head kept). DTYPE: what the weights are widened to, float32 (the default: the more exact one, and the quicker
+one without AVX-512 or AMX, where torch multiplies BF16 matrices several times slower) or bfloat16. Run by quantize_quality.py and quantize_speed.py."""
 import json
 import sys
 
 model_path, ids_path, method, group, out = sys.argv[1:6]
+dtype = (sys.argv[6:] or ["float32"])[0]
 
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
@@ -42,7 +43,7 @@ def recipe():
 
 
 def main():
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype))
     with open(ids_path, encoding="utf-8") as f:
         ids = json.load(f)
     data = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(x) for x in ids]})

@@ -59,6 +59,16 @@ def calibration_ids(squint, model, calib, samples, length):
     return [ids[i * length:(i + 1) * length] for i in range(samples)]
 
 
+def different(a, b):
+    """Names of the files in which two files or folders differ; empty when they are equal byte for byte."""
+    a, b = Path(a), Path(b)
+    if a.is_file() and b.is_file():
+        return [] if a.read_bytes() == b.read_bytes() else [b.name]
+    names = {x.relative_to(top).as_posix() for top in (a, b) for x in top.rglob("*") if x.is_file()}
+    return sorted(n for n in names if not (a / n).is_file() or not (b / n).is_file() or
+                  (a / n).read_bytes() != (b / n).read_bytes())
+
+
 def fingerprint(*parts):
     h = hashlib.sha256()
     for p in parts:
@@ -67,11 +77,11 @@ def fingerprint(*parts):
     return h.hexdigest()[:16]
 
 
-def llmcompressor(python, model, ids_file, method, group, out):
+def llmcompressor(python, model, ids_file, method, group, out, dtype="float32"):
     """One run of the peer as a process of its own, its imports included."""
     shutil.rmtree(out, ignore_errors=True)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    return run([python, HERE / "llmcompressor_run.py", model, ids_file, method, group, out], f"{out}.log",
+    return run([python, HERE / "llmcompressor_run.py", model, ids_file, method, group, out, dtype], f"{out}.log",
                {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"})
 
 

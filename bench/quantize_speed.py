@@ -1,6 +1,7 @@
 """Time and memory of quantization beside llm-compressor's, whole commands:
 
     python3 bench/quantize_speed.py SQUINT PEER_PYTHON [--reuse FOLDER] [--only squint|peer] [--methods awq,gptq,w8a8] [--rounds 2]
+                                   [--dtype float32|bfloat16]
 
 The model: two layers of Qwen2-VL-2B's language shape (hidden 1536, MLP 8960, 12 heads of 128, 2 of keys and values, biases of
 q, k and v), random BF16 weights, one token a byte. Calibration: 32 sequences of 512 random bytes; 4 bits in groups of 128 with
@@ -120,7 +121,7 @@ def method(args, work, name, kept):
             mine.append(squint_run(args, work, name, flags))
         if args.only != "squint":
             theirs.append(measure.llmcompressor(args.peer, work / "qwen2-2-layers", work / "ids.json", peer, GROUP,
-                                                work / f"lc-{name}"))
+                                                work / f"lc-{name}", args.dtype))
             kept[name] = theirs
             (work / "speed.json").write_text(json.dumps(kept))
     median = statistics.median
@@ -146,6 +147,7 @@ def main():
     ap.add_argument("--only", choices=("squint", "peer"))
     ap.add_argument("--methods", default=",".join(METHODS))
     ap.add_argument("--rounds", type=int, default=2)
+    ap.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="what llm-compressor computes in")
     args = ap.parse_args()
     with tempfile.TemporaryDirectory() as tmp:
         work = args.reuse or Path(tmp)

@@ -92,11 +92,12 @@ static void show_devices(const json_t *r) {
     json_array_foreach(json_object_get(r, "kernels"), i, k) {
         printf("%s%s", i == 0 ? "" : ", ", json_string_value(k));
     }
-    printf(" (chosen: %s)\nmemory:     %s/s read\narithmetic: %.0f GFLOP/s (f32 product)\nothers:  "
-           "   %s\n",
-           str(r, "chosen"),
-           cli_bytes(json_number_value(json_object_get(r, "memory_bandwidth_bytes_per_s"))),
-           json_number_value(json_object_get(r, "f32_flop_per_s")) / 1e9, str(r, "other_backends"));
+    printf(
+        " (chosen: %s)\nmemory:     %s/s read\narithmetic: products of f32 %.0f, bf16 %.0f, int8 "
+        "%.0f G(FL)OP/s\nothers:     %s\n",
+        str(r, "chosen"), cli_bytes(cli_real(r, "memory_bandwidth_bytes_per_s")),
+        cli_real(r, "f32_flop_per_s") / 1e9, cli_real(r, "bf16_flop_per_s") / 1e9,
+        cli_real(r, "int8_op_per_s") / 1e9, str(r, "other_backends"));
 }
 
 int verb_devices(int argc, char **argv) {
@@ -128,7 +129,7 @@ int verb_convert(int argc, char **argv) {
          "BF16|F16|F32  of what was in blocks (BF16); gguf: of what is not quantized, also Q8_0 "
          "(as stored)"},
         {"--target", CLI_TEXT, &target,
-         "vllm|sglang|transformers|llama.cpp|squint  the engine that has to load it"},
+         "vllm|sglang|transformers|llama.cpp|squint[@VERSION]  the engine that has to load it"},
         {"--lossy", CLI_FLAG, &lossy, "gguf: rounds scales that float16 does not hold exactly"},
         {"--text-only", CLI_FLAG, &text_only, "gguf: the language model alone"},
         {NULL, CLI_FLAG, NULL, NULL},
@@ -142,7 +143,7 @@ int verb_convert(int argc, char **argv) {
     }
     int is_gguf = strcmp(format, "gguf") == 0;
     if (target != NULL &&
-        (is_gguf ? strcmp(target, "llama.cpp") != 0 : strcmp(format, "hf") == 0)) {
+        (is_gguf ? strncmp(target, "llama.cpp", 9) != 0 : strcmp(format, "hf") == 0)) {
         return cli_usage("convert: --target %s does not go with --format %s; wanted %s", target,
                          format, is_gguf ? "llama.cpp" : "a quantized format");
     }

@@ -25,6 +25,39 @@ static void show_padding(const json_t *layers) {
     }
 }
 
+static long long whole(const json_t *o, const char *key) {
+    return (long long)json_integer_value(json_object_get(o, key));
+}
+
+/* What was calibrated on, and how much of it came to the linears. */
+static void show_data(const json_t *r, const json_t *layers) {
+    if (json_object_get(r, "samples") == NULL) {
+        return;
+    }
+    printf(
+        "calibration: %lld tokens, %lld of them of pictures, in %lld samples; %lld dropped, %lld "
+        "beyond --samples\n",
+        whole(r, "tokens"), whole(r, "picture_tokens"), whole(r, "samples"), whole(r, "dropped"),
+        whole(r, "unused"));
+    long long least = 0, most = 0;
+    size_t i, n = 0, none = 0;
+    json_t *l;
+    json_array_foreach(layers, i, l) {
+        long long seen = whole(l, "tokens");
+        none += json_object_get(l, "tokens") != NULL && seen == 0;
+        if (seen > 0) {
+            least = n++ == 0 || seen < least ? seen : least;
+            most = seen > most ? seen : most;
+        }
+    }
+    if (n > 0) {
+        printf("a linear saw %lld to %lld rows of it\n", least, most);
+    }
+    if (none > 0) {
+        printf("%zu linears saw nothing of it: rounded to nearest\n", none);
+    }
+}
+
 static void show_quantized(const json_t *r) {
     const json_t *s = json_object_get(r, "seconds"), *layers = json_object_get(r, "layers");
     double error = 0, rtn = 0;
@@ -40,13 +73,17 @@ static void show_quantized(const json_t *r) {
     if (rtn > 0) {
         printf("sum of layer errors: %.4g of round-to-nearest's\n", error / rtn);
     }
-    printf("%.1f s (calibrate %.1f, quantize %.1f, write %.1f, verify %.1f); peak memory %s\n",
-           cli_real(s, "total"), cli_real(s, "calibrate"), cli_real(s, "quantize"),
-           cli_real(s, "write"), cli_real(s, "verify"), cli_bytes(cli_real(r, "peak_rss_bytes")));
+    printf("%.1f s (calibrate %.1f: embedding %.1f, statistics %.1f; quantize %.1f, write %.1f, "
+           "verify "
+           "%.1f); peak memory %s\n",
+           cli_real(s, "total"), cli_real(s, "calibrate"), cli_real(s, "embed"),
+           cli_real(s, "statistics"), cli_real(s, "quantize"), cli_real(s, "write"),
+           cli_real(s, "verify"), cli_bytes(cli_real(r, "peak_rss_bytes")));
     if (cli_real(s, "calibrate") > 0) {
         printf("calibrated on the outputs of the %s layers\n",
                json_is_true(json_object_get(r, "sequential")) ? "quantized" : "original");
     }
+    show_data(r, layers);
     if (json_object_get(r, "bits") != NULL) {
         printf("mixed plan: %.3f bits a weight of the language model\n", cli_real(r, "bits"));
         json_array_foreach(layers, i, l) {
@@ -59,9 +96,8 @@ static void show_quantized(const json_t *r) {
 }
 
 static void show_calibrated(const json_t *r) {
-    printf("%lld tokens of %lld samples in %.1f s; peak memory %s\n",
-           (long long)json_integer_value(json_object_get(r, "tokens")),
-           (long long)json_integer_value(json_object_get(r, "samples")), cli_real(r, "seconds"),
+    show_data(r, NULL);
+    printf("%.1f s; peak memory %s\n", cli_real(r, "seconds"),
            cli_bytes(cli_real(r, "peak_rss_bytes")));
 }
 
@@ -110,9 +146,9 @@ int verb_quantize(int argc, char **argv) {
          "is "
          "a FILE.gguf, groups of 32 unless --group-size says otherwise"},
         {"--target", CLI_TEXT, &o.target,
-         "vllm|sglang|transformers|llama.cpp|squint  the engine that has to load it: what it has "
-         "no "
-         "kernel for is refused before any work"},
+         "vllm|sglang|transformers|llama.cpp|squint[@VERSION]  the engine that has to load it: "
+         "what "
+         "it has no kernel for is refused before any work"},
         {"--mse-range", CLI_FLAG, &o.mse_range,
          "what is rounded without data: each group's range by its least squared error"},
         {"--no-clip", CLI_FLAG, &o.no_clip, "without the clip search"},
@@ -157,6 +193,7 @@ int verb_calibrate(int argc, char **argv) {
     const cli_option options[] = {
         {"-o", CLI_TEXT, &out, "STATS  file to write (safetensors)"},
         CALIB_OPTIONS(o),
+        {"--no-resume", CLI_FLAG, &o.no_resume, "start anew even when STATS.partial fits"},
         {NULL, CLI_FLAG, NULL, NULL},
     };
     int status = cli_parse("calibrate", argc, argv, options, pos, 1, 1, &common);
@@ -200,8 +237,8 @@ int verb_verify(int argc, char **argv) {
         {"--level", CLI_TEXT, &o.level,
          "structure|codes|layers|cache|logits  up to this one (all)"},
         {"--target", CLI_TEXT, &o.target,
-         "vllm|sglang|transformers|llama.cpp|squint  whether that engine would load it and read it "
-         "right; without --level this alone"},
+         "vllm|sglang|transformers|llama.cpp|squint[@VERSION]  whether that engine would load it "
+         "and read it right; without --level this alone"},
         KV_OPTION(o.kv_type),
         {"--data", CLI_TEXT, &o.data, "FILE.jsonl  what to compare the logits on"},
         {"--samples", CLI_INT, &o.samples, "N  samples of it at most (16)"},

@@ -3,11 +3,11 @@
 
 #include "kernels/kernels.h"
 
-/* As quantize allocates: quant/tap.c, ranges.c, refine.c, awq.c, gptq.c. */
+/* As quantize allocates: quant/tap.c, ranges.c, awq.c, gptq.c. */
 enum {
     ERROR_ROWS = 256,  /* rows of a tap's error, twice */
     SEARCH_ROWS = 128, /* of the scale search, three times */
-    TILE = 64,         /* rows a thread of the range search and of the refinement */
+    TILE = 64,         /* rows a thread of the range search */
     MOVES = 8          /* of a range */
 };
 

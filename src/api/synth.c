@@ -322,13 +322,36 @@ fail:
     return st;
 }
 
+/* Everything in the folder but its weights. */
+static sq_status copy_files(making *m, const char *from, const char *to) {
+    char **names;
+    size_t n = 0;
+    sq_status st = sq_list_dir(&m->arena, from, &names, &n, m->err);
+    for (size_t i = 0; st == SQ_OK && i < n; i++) {
+        char *a = sq_path_join(&m->arena, from, names[i], m->err);
+        char *b = a == NULL ? NULL : sq_path_join(&m->arena, to, names[i], m->err);
+        if (b == NULL) {
+            return SQ_ENOMEM;
+        }
+        st = sq_is_dir(a) || strstr(names[i], ".safetensors") != NULL ? SQ_OK
+                                                                      : sq_file_copy(a, b, m->err);
+    }
+    return st;
+}
+
+static int has_config(making *m, const char *folder) {
+    char *path = sq_path_join(&m->arena, folder, "config.json", NULL);
+    return path != NULL && sq_file_exists(path);
+}
+
 static sq_status unknown(const char *name, sq_error *err) {
     char list[400] = "";
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         size_t n = strlen(list);
         snprintf(list + n, sizeof list - n, "%s%s", i == 0 ? "" : ", ", shapes[i].name);
     }
-    return sq_fail(err, SQ_EARG, "shape '%s' is not known; wanted %s", name, list);
+    return sq_fail(err, SQ_EARG, "shape '%s' is not known; wanted a folder with config.json, or %s",
+                   name, list);
 }
 
 static const shape *find(const char *name) {
@@ -357,14 +380,22 @@ sq_status sq_synth(const char *name, const char *out, int layers, uint64_t seed,
     SQ_TRY(sq_need_arg(name, "shape", err));
     SQ_TRY(sq_need_arg(out, "out_dir", err));
     m.s = find(name);
-    if (m.s == NULL) {
-        return unknown(name, err);
+    if (m.s == NULL && !has_config(&m, name)) {
+        st = unknown(name, err);
+        goto fail;
+    }
+    if (m.s == NULL && layers > 0) {
+        st = sq_fail(err, SQ_EARG, "the folder's config.json says how many layers; got %d", layers);
+        goto fail;
     }
     if (sq_file_exists(out)) {
-        return sq_fail(err, SQ_EARG, "'%s' exists already; wanted a new folder", out);
+        st = sq_fail(err, SQ_EARG, "'%s' exists already; wanted a new folder", out);
+        goto fail;
     }
-    m.layers = layers > 0 && layers < m.s->layers ? layers : m.s->layers;
-    m.v_layers = layers > 0 && layers < m.s->v_depth ? layers : m.s->v_depth;
+    if (m.s != NULL) {
+        m.layers = layers > 0 && layers < m.s->layers ? layers : m.s->layers;
+        m.v_layers = layers > 0 && layers < m.s->v_depth ? layers : m.s->v_depth;
+    }
     m.specs = sq_arena_alloc(&m.arena, MAX_SPECS, sizeof *m.specs, err);
     char *partial = sq_arena_printf(&m.arena, err, "%s.partial", out);
     if (m.specs == NULL || partial == NULL) {
@@ -373,11 +404,12 @@ sq_status sq_synth(const char *name, const char *out, int layers, uint64_t seed,
     }
     SQ_TRY(sq_remove_tree(partial, err));
     SQ_TRY(sq_make_dirs(partial, err));
-    SQ_TRY(save(&m, partial, "config.json", config_json(&m)));
+    SQ_TRY(m.s == NULL ? copy_files(&m, name, partial)
+                       : save(&m, partial, "config.json", config_json(&m)));
     SQ_TRY(sq_config_load(&m.config, partial, err));
     SQ_TRY(sq_config_tensors(&m.config, add_spec, &m, err));
     SQ_TRY(write_weights(&m, partial, progress));
-    SQ_TRY(write_json(&m, partial));
+    SQ_TRY(m.s == NULL ? SQ_OK : write_json(&m, partial));
     if (rename(partial, out) != 0) {
         st = sq_fail_errno(err, "cannot rename to", out);
     }

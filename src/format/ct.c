@@ -218,6 +218,23 @@ static sq_status read_weights(const json_t *w, sq_ct_scheme *s, const char *grou
     return SQ_OK;
 }
 
+/* Rounded per token, as it goes: what the kernels do. */
+static sq_status read_inputs(const json_t *a, sq_ct_scheme *s, const char *group, sq_error *err) {
+    const char *type = sq_json_str(a, "type", "int"), *strategy = sq_json_str(a, "strategy", "");
+    const json_t *dynamic = json_object_get(a, "dynamic");
+    s->act_bits = (int)sq_json_int(a, "num_bits", 8);
+    s->act_symmetric = sq_json_bool(a, "symmetric", 1);
+    if (strcmp(type, "int") != 0 || s->act_bits != 8 || strcmp(strategy, "token") != 0 ||
+        !json_is_true(dynamic)) {
+        return sq_fail(err, SQ_EUNSUPPORTED,
+                       "quantization_config: %s rounds its inputs to %d-bit %s by the strategy "
+                       "'%s', %s; wanted 8-bit int by token, dynamic",
+                       group, s->act_bits, type, strategy,
+                       json_is_true(dynamic) ? "dynamic" : "not dynamic");
+    }
+    return SQ_OK;
+}
+
 static sq_status read_group(sq_ct_reader *r, const char *name, const json_t *g, sq_error *err) {
     sq_ct_scheme *s = &r->schemes[r->n_schemes];
     const json_t *w = json_object_get(g, "weights"), *a = json_object_get(g, "input_activations");
@@ -227,8 +244,11 @@ static sq_status read_group(sq_ct_reader *r, const char *name, const json_t *g, 
     sq_status st;
     SQ_TRY(read_weights(w, s, name, err));
     if (json_is_object(a)) {
-        s->act_bits = (int)sq_json_int(a, "num_bits", 8);
-        s->act_symmetric = sq_json_bool(a, "symmetric", 1);
+        SQ_TRY(read_inputs(a, s, name, err));
+    }
+    if (json_is_object(json_object_get(g, "output_activations"))) {
+        return sq_fail(err, SQ_EUNSUPPORTED,
+                       "quantization_config: %s rounds its outputs, which is not supported", name);
     }
     size_t i;
     json_t *v;
@@ -255,6 +275,14 @@ static sq_status read_config(sq_ct_reader *r, const json_t *q, sq_error *err) {
                        "quantization_config: format '%s' is not supported; wanted pack-quantized, "
                        "int-quantized or mixed-precision",
                        format);
+    }
+    /* Read as if they were not there, these would change every number without a word. */
+    static const char *const more[] = {"transform_config", "sparsity_config", "kv_cache_scheme"};
+    for (int i = 0; i < 3; i++) {
+        if (json_object_size(json_object_get(q, more[i])) > 0) {
+            return sq_fail(err, SQ_EUNSUPPORTED,
+                           "quantization_config: %s is not supported; wanted none", more[i]);
+        }
     }
     json_t *groups = json_object_get(q, "config_groups"), *v;
     const char *name;

@@ -17,7 +17,8 @@ void sq_qlinear_free(sq_qlinear *q) {
 
 static const char *const packed_suffixes[4] = {".weight_packed", ".weight_scale",
                                                ".weight_zero_point", ".weight_shape"};
-static const char *const bytes_suffixes[4] = {".weight", ".weight_scale", NULL, NULL};
+static const char *const bytes_suffixes[4] = {".weight", ".weight_scale", ".weight_zero_point",
+                                              NULL};
 
 void sq_qparts_suffixes(sq_layout layout, int bytes, const char *out[4]) {
     const char *const laid_out[4] = {
@@ -135,20 +136,33 @@ fail:
     return st;
 }
 
+/* Integers from -half on as integers from 0 on. */
+static void from_signed(uint8_t *out, const int8_t *in, int64_t n, int half) {
+#pragma omp parallel for schedule(static) if (n > 65536)
+    for (int64_t i = 0; i < n; i++) {
+        out[i] = (uint8_t)(((uint8_t)in[i] + half) & (2 * half - 1));
+    }
+}
+
+static void to_signed(int8_t *out, const uint8_t *in, int64_t n, int half) {
+    for (int64_t i = 0; i < n; i++) {
+        out[i] = (int8_t)(in[i] - half);
+    }
+}
+
 static sq_status read_bytes(sq_qlinear *q, const sq_qparts *p, const char *what, sq_error *err) {
     int64_t groups = q->k_padded / q->group;
     int half = 1 << (q->bits - 1);
     sq_status st;
     SQ_TRY(need(p->codes, SQ_I8, 2, q->n, q->k_padded, what, ".weight", err));
     SQ_TRY(need(p->scales, SQ_F32, 2, q->n, groups, what, ".weight_scale", err));
-    const int8_t *s = p->codes->data;
-    uint8_t *codes = q->codes;
-    int64_t cells = q->n * q->k_padded;
-#pragma omp parallel for schedule(static) if (cells > 65536)
-    for (int64_t i = 0; i < cells; i++) {
-        codes[i] = (uint8_t)(((uint8_t)s[i] + half) & (2 * half - 1));
+    from_signed(q->codes, p->codes->data, q->n * q->k_padded, half);
+    if (q->symmetric) {
+        memset(q->zeros, half, (size_t)(q->n * groups));
+    } else { /* int8 too, not packed */
+        SQ_TRY(need(p->zeros, SQ_I8, 2, q->n, groups, what, ".weight_zero_point", err));
+        from_signed(q->zeros, p->zeros->data, q->n * groups, half);
     }
-    memset(q->zeros, half, (size_t)(q->n * groups));
     sq_to_f32(q->scales, p->scales->data, p->scales->dtype, (size_t)(q->n * groups));
 fail:
     return st;
@@ -267,6 +281,9 @@ int sq_qlinear_specs(const sq_qlinear *q, sq_layout layout, sq_qtensor out[SQ_QT
     if (layout == SQ_LAYOUT_CT && q->act_bits != 0) {
         add(out, &n, ".weight", SQ_I8, q->n, q->k_padded);
         add(out, &n, ".weight_scale", q->scale_type, q->n, groups);
+        if (!q->symmetric) {
+            add(out, &n, ".weight_zero_point", SQ_I8, q->n, groups);
+        }
     } else if (layout == SQ_LAYOUT_CT) {
         add(out, &n, ".weight_packed", SQ_I32, q->n, sq_ct_row_words(q->k_padded, q->bits));
         add(out, &n, ".weight_scale", q->scale_type, q->n, groups);
@@ -288,19 +305,20 @@ int sq_qlinear_specs(const sq_qlinear *q, sq_layout layout, sq_qtensor out[SQ_QT
     return n;
 }
 
-static void store_packed(const sq_qlinear *q, sq_qtensor *out, int n) {
+static void store_packed(const sq_qlinear *q, sq_qtensor *out) {
     int64_t groups = q->k_padded / q->group, shape[2] = {q->n, q->k};
-    if (q->act_bits != 0) {
-        int8_t *w = out[0].data;
-        for (int64_t i = 0; i < q->n * q->k_padded; i++) {
-            w[i] = (int8_t)(q->codes[i] - (1 << (q->bits - 1)));
-        }
-    } else {
-        sq_ct_pack_rows(out[0].data, q->codes, q->n, q->k_padded, q->bits);
-        memcpy(out[2].data, shape, sizeof shape);
-    }
+    int half = 1 << (q->bits - 1);
     sq_from_f32(out[1].data, q->scale_type, q->scales, (size_t)(q->n * groups));
-    if (n > 3) {
+    if (q->act_bits != 0) {
+        to_signed(out[0].data, q->codes, q->n * q->k_padded, half);
+        if (!q->symmetric) {
+            to_signed(out[2].data, q->zeros, q->n * groups, half);
+        }
+        return;
+    }
+    sq_ct_pack_rows(out[0].data, q->codes, q->n, q->k_padded, q->bits);
+    memcpy(out[2].data, shape, sizeof shape);
+    if (!q->symmetric) {
         sq_ct_pack_zeros(out[3].data, q->zeros, q->n, groups, q->bits);
     }
 }
@@ -395,7 +413,7 @@ sq_status sq_qlinear_store(const sq_qlinear *q, sq_layout layout, const char *wh
         }
     }
     if (layout == SQ_LAYOUT_CT) {
-        store_packed(q, out, *n);
+        store_packed(q, out);
     } else {
         st = store_laid_out(q, &f, what, out, *n, err);
     }

@@ -57,6 +57,8 @@ typedef struct sq_st_writer sq_st_writer;
  * only reopened. */
 sq_status sq_st_writer_open(sq_st_writer **out, const char *dir, const sq_tensor_spec *specs,
                             size_t n, uint64_t shard_bytes, int resume, sq_error *err);
+/* 1 when `resume` found every file as it was announced. */
+int sq_st_writer_kept(const sq_st_writer *w);
 /* Writes the whole data of one tensor; size must match the spec. Thread-compatible. */
 sq_status sq_st_writer_put(sq_st_writer *w, const char *name, const void *data, size_t bytes,
                            sq_error *err);

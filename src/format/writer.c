@@ -30,7 +30,7 @@ struct sq_st_writer {
     sq_arena arena;
     char *dir;
     out_file *files;
-    int n_files, resume;
+    int n_files, resume, kept;
     out_tensor *tensors; /* sorted by name */
     size_t n;
 };
@@ -161,6 +161,7 @@ static int same_file(const out_file *f) {
 
 static sq_status open_file(sq_st_writer *w, out_file *f, sq_error *err) {
     int keep = w->resume && same_file(f);
+    w->kept &= keep;
     f->fd = open(f->path, O_RDWR | O_CREAT | O_CLOEXEC | (keep ? 0 : O_TRUNC), 0644);
     if (f->fd < 0) {
         return sq_fail_errno(err, "cannot create", f->path);
@@ -184,7 +185,7 @@ sq_status sq_st_writer_open(sq_st_writer **out, const char *dir, const sq_tensor
         return SQ_ENOMEM;
     }
     w->n = n;
-    w->resume = resume;
+    w->resume = w->kept = resume != 0;
     w->dir = sq_arena_strdup(&w->arena, dir, err);
     w->tensors = sq_arena_alloc(&w->arena, n + 1, sizeof *w->tensors, err);
     sq_status st =
@@ -198,6 +199,8 @@ sq_status sq_st_writer_open(sq_st_writer **out, const char *dir, const sq_tensor
     *out = w;
     return st;
 }
+
+int sq_st_writer_kept(const sq_st_writer *w) { return w->kept; }
 
 sq_status sq_st_writer_put(sq_st_writer *w, const char *name, const void *data, size_t bytes,
                            sq_error *err) {

@@ -2,7 +2,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "kernels/internal.h"
+#include "kernels/kv_tiles.h"
 
 /* The first n of sixteen lanes, or all. */
 static inline __mmask16 first(int64_t n) {
@@ -32,22 +32,53 @@ static void narrow_bf16(uint16_t *dst, const float *src, int64_t n) {
     }
 }
 
+/* Sixteen rows of sixteen words become sixteen columns of them. */
+static inline __attribute__((always_inline)) void transpose(__m512i r[16]) {
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
 static void panel_bf16(const uint16_t *w, int64_t ldw, int64_t n, uint32_t *out) {
-    const __m512i step =
-        _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                           _mm512_set1_epi32((int)ldw));
-    const __mmask16 m = first(n);
-    const __m512i none = _mm512_setzero_si512();
-    for (int64_t p = 0; p < ldw / 2; p++) {
-        __m512i v = _mm512_mask_i32gather_epi32(none, m, step, w + 2 * p, 2);
-        _mm512_storeu_si512(out + 16 * p, v);
+    int64_t p = 0, pairs = ldw / 2;
+    for (; p < pairs; p += 16) { /* sixteen pairs of columns of all rows */
+        __mmask16 m = first(pairs - p);
+        __m512i r[16];
+        for (int64_t i = 0; i < 16; i++) {
+            r[i] =
+                i < n ? _mm512_maskz_loadu_epi32(m, w + i * ldw + 2 * p) : _mm512_setzero_si512();
+        }
+        transpose(r);
+        for (int64_t i = 0; i < 16 && p + i < pairs; i++) {
+            _mm512_storeu_si512(out + 16 * (p + i), r[i]);
+        }
     }
     for (int64_t i = 0; ldw % 2 == 1 && i < 16; i++) { /* a last column by itself */
         uint16_t v = 0;
         if (i < n) {
             memcpy(&v, (const char *)w + 2 * (i * ldw + ldw - 1), sizeof v);
         }
-        out[16 * (ldw / 2) + i] = v;
+        out[16 * pairs + i] = v;
     }
 }
 
@@ -113,7 +144,55 @@ static void tile_bf16(int64_t rows, int64_t columns, int64_t pairs, const uint32
     }
 }
 
+/* Attention over the KV cache: up to four panels of 16 columns. */
+static inline __attribute__((always_inline)) void kv_put(const sq_kv_product *p, int64_t row,
+                                                         int64_t column, __m512 sum) {
+    float *c = p->c + row * p->ldc + column;
+    __m512 f = p->scale == NULL ? sum : _mm512_mul_ps(sum, _mm512_set1_ps(p->scale[row]));
+    _mm512_storeu_ps(c, p->keep == NULL
+                            ? f
+                            : _mm512_fmadd_ps(_mm512_set1_ps(p->keep[row]), _mm512_loadu_ps(c), f));
+}
+
+#define KV_START(r) __m512 s##r = _mm512_setzero_ps(), t##r = s##r, u##r = s##r, w##r = s##r;
+#define KV_ADD(r)                                                                                  \
+    if (r < m) {                                                                                   \
+        __m512bh v = (__m512bh)_mm512_set1_epi32((int)a[r * p->lda]);                              \
+        s##r = _mm512_dpbf16_ps(s##r, v, b0);                                                      \
+        t##r = wide > 1 ? _mm512_dpbf16_ps(t##r, v, b1) : t##r;                                    \
+        u##r = wide > 1 ? _mm512_dpbf16_ps(u##r, v, b2) : u##r;                                    \
+        w##r = wide > 1 ? _mm512_dpbf16_ps(w##r, v, b3) : w##r;                                    \
+    }
+#define KV_PUT(r)                                                                                  \
+    if (r < m) {                                                                                   \
+        kv_put(p, row + r, column, s##r);                                                          \
+        if (wide > 1) {                                                                            \
+            kv_put(p, row + r, column + 16, t##r);                                                 \
+            kv_put(p, row + r, column + 32, u##r);                                                 \
+            kv_put(p, row + r, column + 48, w##r);                                                 \
+        }                                                                                          \
+    }
+
+static inline __attribute__((always_inline)) void kv_tile(int m, int wide, const sq_kv_product *p,
+                                                          int64_t row, int64_t column) {
+    const uint32_t *a = (const uint32_t *)p->a + row * p->lda;
+    const uint32_t *b = (const uint32_t *)p->b + column;
+    sq_kv_fetch ahead = sq_kv_ahead(p, (const char *)b, 4 * p->ldb);
+    SQ_EACH_KV_ROW(KV_START)
+    for (int64_t k = 0; k < p->k; k++, a++, b += p->ldb) {
+        __m512bh b0 = (__m512bh)_mm512_loadu_si512(b);
+        __m512bh b1 = wide > 1 ? (__m512bh)_mm512_loadu_si512(b + 16) : b0,
+                 b2 = wide > 1 ? (__m512bh)_mm512_loadu_si512(b + 32) : b0,
+                 b3 = wide > 1 ? (__m512bh)_mm512_loadu_si512(b + 48) : b0;
+        sq_kv_go(&ahead, k, 4 * p->ldb, 64 * wide);
+        SQ_EACH_KV_ROW(KV_ADD)
+    }
+    SQ_EACH_KV_ROW(KV_PUT)
+}
+SQ_KV_KERNEL(kv_bf16, kv_tile, 4)
+
 void sq_kernels_init_avx512_bf16(sq_kernels *k) {
+    k->kv_bf16 = kv_bf16;
     k->narrow_bf16 = narrow_bf16;
     k->panel_bf16 = panel_bf16;
     k->pair_bf16 = pair_bf16;

@@ -36,6 +36,10 @@ void sq_kernels_init_neon_dotprod(sq_kernels *k);
 /* The products with rounded inputs of these rows. */
 void sq_rounded_init_avx2(sq_kernels *k);
 void sq_rounded_init_neon(sq_kernels *k);
+/* Attention over the KV cache: the C reference, and the integers of the AVX2 and VNNI rows. */
+void sq_kv_init_c(sq_kernels *k);
+void sq_kv_init_avx2(sq_kernels *k);
+void sq_kv_init_avx512_vnni(sq_kernels *k);
 
 /* Layout of packed codes. A group's columns are cut into pieces of at most 128, each filled up with
  * zeros to `stride` columns; x is held in the same order. Sixteen rows of the matrix are a panel

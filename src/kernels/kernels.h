@@ -124,9 +124,31 @@ void sq_fake_quantize_rows(float *x, int64_t ldx, int64_t rows, int64_t k, int s
  */
 void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
               int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
-/* C[k][k] += X[rows][k]^T X[rows][k]: the calibration's second moment. Where the CPU multiplies
- * bf16 pairs, of X rounded to bf16, summed in f32; else in f32. */
+/* C[k][k] += X[rows][k]^T X[rows][k], the calibration's second moment, on and above the diagonal
+ * (what lies below is not defined until sq_syrk_mirror). Where the CPU multiplies bf16 pairs, of X
+ * rounded to bf16, summed in f32; else in f32. */
 void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, float *c);
+/* C below the diagonal from above it. */
+void sq_syrk_mirror(int64_t k, float *c);
+/* trace(D C D^T) of D[m][k] and a symmetric C[k][k], D C in blocks of columns of which only
+ * what is not below the diagonal is computed. tmp [m][k]. */
+double sq_quadratic(const float *d, int64_t m, const float *c, int64_t k, float *tmp);
+
+/* A matrix B[k][n] made ready for many products with parts of it: as panels of bf16 pairs where the
+ * CPU multiplies those, else B itself, which is borrowed in any case. */
+typedef struct sq_operand {
+    const float *b;
+    int64_t k, n, ldb;
+    uint32_t *panels; /* [panels of 16 columns][pairs of rows][16]; NULL: none */
+} sq_operand;
+sq_status sq_operand_open(sq_operand *o, const float *b, int64_t ldb, int64_t k, int64_t n,
+                          sq_error *err);
+void sq_operand_close(sq_operand *o);
+/* C[m][columns] += A[m][rows] B[row .. row + rows)[column .. column + columns) on the calling
+ * thread; A and B rounded to bf16 where there are panels and `row` is even and `column` a multiple
+ * of 16. */
+void sq_operand_add(const sq_operand *o, int64_t row, int64_t rows, int64_t column, int64_t columns,
+                    const float *a, int64_t lda, int64_t m, float *c, int64_t ldc);
 
 /* Rows of inputs as integers, side by side: x = scale * (low + 256 high) of its piece, the columns
  * in the order of the packed weights (internal.h). */
@@ -137,6 +159,37 @@ typedef struct sq_rounded {
     float *scales, *scaled_sums; /* [pieces][rows]: scale, scale * sum */
     float *zeros;                /* [rows] scale * zero point of a row; NULL when all are 0 */
 } sq_rounded;
+
+enum { SQ_GPTQ_LANES = 16 };
+typedef struct sq_gptq_block {
+    int64_t n, ldl;
+    const float *l; /* the factor's diagonal block, lower triangle */
+    const float *w, *scales, *zeros;
+    float *carry; /* used up */
+    float *codes, *errors;
+    float top;
+} sq_gptq_block;
+
+/* A product of attention over a block of the KV cache: c[rows][n] = scale * A B, or with `keep`
+ * keep
+ * * c + scale * A B. A is [rows][k], B [k][n] of stride ldb with n a multiple of 16. A step of k is
+ * a word: one number for f32 and f16, a pair of bf16 (the first in the low half), four integers of
+ * 8 bits; B's words lie side by side for the columns. Integers: A's row is two planes of k words,
+ * low and high (signed bytes, low + 256 high), B's are bytes, less 128. */
+typedef struct sq_kv_product {
+    int64_t rows, n, k;
+    const void *a;        /* words of 32 bits; f32 beside f16 */
+    const void *b;        /* words of 32 bits; of 16 for f16 */
+    int64_t lda, ldb;     /* in these words; lda at least 2 k for integers */
+    const float *keep;    /* [rows], nullable: c is written only */
+    const float *scale;   /* [rows], nullable: 1 */
+    const float *columns; /* [n], integers alone, nullable: each column's factor beside the scale */
+    const int32_t *sums;  /* [rows], integers alone: the sum of a row's numbers */
+    float *c;
+    int64_t ldc;
+    const void *next; /* nullable: what is read after b, as many bytes: fetched meanwhile */
+} sq_kv_product;
+enum { SQ_KV_TOKENS = 64 }; /* of a block: softmax_step's row */
 
 /* The table. Every function works on one row or one tile; callers split the work over threads. */
 typedef struct sq_kernels {
@@ -173,6 +226,18 @@ typedef struct sq_kernels {
     void (*tile_bf16)(int64_t rows, int64_t columns, int64_t pairs, const uint32_t *a,
                       int64_t a_row, int64_t a_pair, const uint32_t *b, int64_t b_panel, float *c,
                       int64_t ldc);
+    /* Attention over the KV cache. kv_i8: (keep c) + ((float)(exact sum) * scale) * column, the
+     * last sum fused. */
+    void (*kv_f32)(const sq_kv_product *p);
+    void (*kv_f16)(const sq_kv_product *p);
+    void (*kv_bf16)(const sq_kv_product *p);
+    void (*kv_i8)(const sq_kv_product *p);
+    /* One block of a running softmax, x[SQ_KV_TOKENS] of which the first n count: *top is the
+     * largest of them, x becomes exp(x - *top), 0 from n on. Returns the sum; NaN if any is. */
+    float (*softmax_step)(float *x, int64_t n, float *top);
+    /* high * 256 + low = x * factor to the nearest even whole number, of SQ_KV_TOKENS numbers of at
+     * most 32512 in size; returns their sum. */
+    int32_t (*round_weights)(int8_t *low, int8_t *high, const float *x, const float *factor);
     void (*axpy)(float *y, float a, const float *x, int64_t n); /* y += a x */
     /* y = x / sqrt(mean(x^2) + eps) * w, one row (HF LlamaRMSNorm in f32) */
     void (*rmsnorm)(float *y, const float *x, const float *w, float eps, int64_t n);
@@ -193,6 +258,11 @@ typedef struct sq_kernels {
     void (*round_back)(const float *w, int64_t n, float scale, float zero, float top, float *back);
     float (*round_loss)(const float *w, const float *h, int64_t n, float scale, float zero,
                         float top);
+    /* GPTQ within a block of n columns of SQ_GPTQ_LANES rows, from the last column to the first:
+     * q = clamp(round(want / scale) + zero, 0, top), half to even, want = w + carry / l[i][i];
+     * error = w - (q - zero) scale; carry of every column j < i grows by error * l[i][j]. All
+     * arrays but l (row stride ldl) are [n][SQ_GPTQ_LANES]. */
+    void (*gptq_block)(const sq_gptq_block *b);
 } sq_kernels;
 
 /* The chosen table; sq_kernels_select is called on first use with no mask. */
@@ -205,9 +275,12 @@ sq_status sq_kernels_select(const char *mask, sq_error *err);
 size_t sq_kernels_available(const sq_kernels **tables, size_t max);
 /* Space-separated CPU flags that matter here. */
 const char *sq_cpu_flags(void);
-/* Measured on the spot: bytes read a second by all threads, and GFLOP/s of an f32 product. */
+/* Measured on the spot, all threads: bytes read a second; GFLOP/s of an f32 product, of the bf16
+ * tile (0: the CPU has none) and of a product of 8-bit integers, inputs' rounding included. */
 double sq_measure_bandwidth(void);
 double sq_measure_sgemm(void);
+double sq_measure_bf16(void);
+double sq_measure_int8(void);
 /* Threads of every later product and measurement, whichever thread calls; 0: as OpenMP starts with
  * (OMP_NUM_THREADS or all). */
 void sq_set_threads(int n);

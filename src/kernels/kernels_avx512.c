@@ -36,6 +36,16 @@ static inline __m512 v_i8(const int8_t *p) {
     return _mm512_cvtepi32_ps(
         _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
 }
+#define v_even(p) /* of the bf16 pairs at p */                                                     \
+    _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))
+#define v_odd(p)                                                                                   \
+    _mm512_castsi512_ps(                                                                           \
+        _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32((int)0xffff0000u)))
 #include "kernels/simd_body.h"
+/* After it: it uses v_exp. */
+#include "kernels/kv_body.h"
 
-void sq_kernels_init_avx512(sq_kernels *k) { fill_table(k); }
+void sq_kernels_init_avx512(sq_kernels *k) {
+    fill_table(k);
+    fill_kv(k);
+}

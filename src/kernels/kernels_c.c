@@ -216,6 +216,26 @@ static void round_back(const float *w, int64_t n, float scale, float zero, float
     }
 }
 
+static void gptq_block(const sq_gptq_block *b) {
+    enum { L = SQ_GPTQ_LANES };
+    for (int64_t i = b->n - 1; i >= 0; i--) {
+        const float *l = b->l + i * b->ldl;
+        for (int64_t r = i * L; r < (i + 1) * L; r++) {
+            float s = b->scales[r], z = b->zeros[r];
+            float q = rintf((b->w[r] + b->carry[r] / l[i]) / s) + z;
+            q = q > 0 ? q : 0; /* NaN too */
+            q = q < b->top ? q : b->top;
+            b->codes[r] = q;
+            b->errors[r] = b->w[r] - (q - z) * s;
+        }
+        for (int64_t j = 0; j < i; j++) {
+            for (int64_t r = 0; r < L; r++) {
+                b->carry[j * L + r] += b->errors[i * L + r] * l[j];
+            }
+        }
+    }
+}
+
 static float round_loss(const float *w, const float *h, int64_t n, float scale, float zero,
                         float top) {
     float sum = 0;
@@ -247,5 +267,7 @@ void sq_kernels_init_c(sq_kernels *k) {
                       .gelu_tanh = gelu_tanh,
                       .rope = rope,
                       .round_back = round_back,
-                      .round_loss = round_loss};
+                      .round_loss = round_loss,
+                      .gptq_block = gptq_block};
+    sq_kv_init_c(k);
 }

@@ -201,8 +201,7 @@ static void syrk_tile(const float *x, int64_t ldx, int64_t rows, const uint32_t 
     }
 }
 
-/* Tile (j, i) from (i, j), by blocks that stay in the cache: the product itself need not be
- * symmetric to the bit. */
+/* Tile (j, i) from (i, j), by blocks that stay in the cache. */
 static void mirror(float *c, int64_t k, int64_t i, int64_t j, int64_t h, int64_t w) {
     const int64_t block = 16;
     for (int64_t s0 = 0; s0 < w; s0 += block) {
@@ -217,16 +216,53 @@ static void mirror(float *c, int64_t k, int64_t i, int64_t j, int64_t h, int64_t
     }
 }
 
-/* X as panels of [pairs of rows][16 columns]; NULL: the CPU has no bf16, or there is no memory. */
-static const uint32_t *pair_rows(const float *x, int64_t ldx, int64_t rows, int64_t k) {
+void sq_syrk_mirror(int64_t k, float *c) {
+    const int64_t tile = 128;
+    int64_t tiles = sq_ceil_div(k, tile);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads()) if (k > tile)
+    for (int64_t t = 0; t < tiles * tiles; t++) {
+        int64_t i = t / tiles * tile, j = t % tiles * tile;
+        if (j >= i) {
+            mirror(c, k, i, j, k - i < tile ? k - i : tile, k - j < tile ? k - j : tile);
+        }
+    }
+}
+
+double sq_quadratic(const float *d, int64_t m, const float *c, int64_t k, float *tmp) {
+    enum { ROWS = 128, WIDE = 256, MOST = 512 };
+    int64_t down = sq_ceil_div(m, ROWS), across = sq_ceil_div(k, WIDE);
+    double sum = 0, parts[MOST];
+    for (int64_t t0 = 0; t0 < down * across; t0 += MOST) {
+        int64_t count = down * across - t0 < MOST ? down * across - t0 : MOST;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads())
+        for (int64_t t = 0; t < count; t++) { /* the widest products first */
+            int64_t j = (across - 1 - (t0 + t) / down) * WIDE, i = (t0 + t) % down * ROWS;
+            int64_t h = m - i < ROWS ? m - i : ROWS, w = k - j < WIDE ? k - j : WIDE;
+            float *p = tmp + i * k + j;
+            sq_sgemm_serial(0, 0, h, w, w, 0.5f, d + i * k + j, k, c + j * k + j, k, 0.0f, p, k);
+            if (j > 0) {
+                sq_sgemm_serial(0, 0, h, w, j, 1.0f, d + i * k, k, c + j, k, 1.0f, p, k);
+            }
+            parts[t] = 0;
+            for (int64_t r = 0; r < h; r++) {
+                for (int64_t x = 0; x < w; x++) {
+                    parts[t] += (double)d[(i + r) * k + j + x] * (double)p[r * k + x];
+                }
+            }
+        }
+        for (int64_t t = 0; t < count; t++) {
+            sum += parts[t];
+        }
+    }
+    return 2 * sum;
+}
+
+/* x[rows][k] as panels of [pairs of rows][16 columns]. */
+static void pair_rows(const float *x, int64_t ldx, int64_t rows, int64_t k, uint32_t *out) {
     const sq_kernels *kn = sq_kernels_get();
     int64_t pairs = (rows + 1) / 2, panels = sq_ceil_div(k, 16);
-    if (kn->tile_bf16 == NULL) {
-        return NULL;
-    }
-    uint32_t *out = (uint32_t *)(void *)sq_thread_scratch(0, (size_t)(16 * pairs * panels));
 #pragma omp parallel for schedule(static) num_threads(sq_threads()) if (k * rows > 65536)
-    for (int64_t t = 0; t < (out == NULL ? 0 : panels); t++) {
+    for (int64_t t = 0; t < panels; t++) {
         int64_t n = k - 16 * t < 16 ? k - 16 * t : 16;
         for (int64_t p = 0; p < pairs; p++) {
             const float *even = x + 2 * p * ldx + 16 * t;
@@ -234,21 +270,71 @@ static const uint32_t *pair_rows(const float *x, int64_t ldx, int64_t rows, int6
                           out + 16 * (pairs * t + p));
         }
     }
-    return out;
+}
+
+sq_status sq_operand_open(sq_operand *o, const float *b, int64_t ldb, int64_t k, int64_t n,
+                          sq_error *err) {
+    *o = (sq_operand){b, k, n, ldb, NULL};
+    if (sq_kernels_get()->tile_bf16 == NULL) {
+        return SQ_OK;
+    }
+    o->panels = sq_alloc_raw((size_t)((k + 1) / 2), (size_t)sq_round_up(n, 16) * sizeof *o->panels,
+                             "a matrix in bf16", err);
+    if (o->panels == NULL) {
+        return SQ_ENOMEM;
+    }
+    pair_rows(b, ldb, k, n, o->panels);
+    return SQ_OK;
+}
+
+void sq_operand_close(sq_operand *o) {
+    sq_free(o->panels);
+    *o = (sq_operand){0};
+}
+
+void sq_operand_add(const sq_operand *o, int64_t row, int64_t rows, int64_t column, int64_t columns,
+                    const float *a, int64_t lda, int64_t m, float *c, int64_t ldc) {
+    const sq_kernels *kn = sq_kernels_get();
+    int64_t pairs = (rows + 1) / 2, all = (o->k + 1) / 2;
+    int whole = rows % 2 == 0 || row + rows == o->k; /* a last pair's other half is 0 */
+    uint32_t *narrow = NULL;
+    if (rows == 0) {
+        return;
+    }
+    if (o->panels != NULL && whole && row % 2 == 0 && column % 16 == 0) {
+        narrow = (uint32_t *)(void *)sq_thread_scratch(0, (size_t)(m * pairs));
+    }
+    if (narrow == NULL) {
+        sq_sgemm_serial(0, 0, m, columns, rows, 1.0f, a, lda, o->b + row * o->ldb + column, o->ldb,
+                        1.0f, c, ldc);
+        return;
+    }
+    for (int64_t i = 0; i < m; i++) {
+        narrow[(i + 1) * pairs - 1] = 0; /* an odd row's other half */
+        kn->narrow_bf16((uint16_t *)(narrow + i * pairs), a + i * lda, rows);
+    }
+    kn->tile_bf16(m, columns, pairs, narrow, pairs, 1,
+                  o->panels + 16 * (column / 16 * all + row / 2), 16 * all, c, ldc);
 }
 
 void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, float *c) {
-    const uint32_t *panels = pair_rows(x, ldx, rows, k);
+    uint32_t *panels = NULL;
+    if (sq_kernels_get()->tile_bf16 != NULL) {
+        panels =
+            (uint32_t *)(void *)sq_thread_scratch(0, (size_t)((rows + 1) / 2 * sq_round_up(k, 16)));
+    }
+    if (panels != NULL) {
+        pair_rows(x, ldx, rows, k, panels);
+    }
     const int64_t tile = panels == NULL ? 128 : 192;
     int64_t tiles = sq_ceil_div(k, tile);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads()) if (k > tile)
     for (int64_t t = 0; t < tiles * tiles; t++) {
         int64_t i = t / tiles * tile, j = t % tiles * tile;
         if (j < i) {
-            continue; /* the mirror image of (j, i) */
+            continue;
         }
         int64_t h = k - i < tile ? k - i : tile, w = k - j < tile ? k - j : tile;
         syrk_tile(x, ldx, rows, panels, i, j, h, w, c + i * k + j, k);
-        mirror(c, k, i, j, h, w);
     }
 }

@@ -1,4 +1,5 @@
-/* What this machine can do at most: read bandwidth and f32 products. */
+/* What this machine can do at most: read bandwidth, and products of each kind on data that stays in
+ * the caches. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,5 +48,56 @@ double sq_measure_sgemm(void) {
         best = rate > best ? rate : best;
     }
     sq_free(p);
+    return best;
+}
+
+double sq_measure_bf16(void) {
+    enum { ROWS = 8, COLUMNS = 48, PAIRS = 128, TIMES = 4000 };
+    const sq_kernels *kn = sq_kernels_get();
+    double best = 0;
+    int failed = 0;
+    for (int run = 0; kn->tile_bf16 != NULL && run < 5; run++) {
+        double t = sq_now();
+#pragma omp parallel num_threads(sq_threads()) reduction(+ : failed)
+        {
+            uint32_t *a = sq_alloc((ROWS + COLUMNS) * PAIRS, sizeof *a, "the product test", NULL);
+            float c[ROWS * COLUMNS] = {0};
+            failed += a == NULL;
+            for (int i = 0; a != NULL && i < TIMES; i++) {
+                kn->tile_bf16(ROWS, COLUMNS, PAIRS, a, PAIRS, 1, a + ROWS * PAIRS, 16 * PAIRS, c,
+                              COLUMNS);
+            }
+            sq_free(a);
+        }
+        double rate = 4e-9 * ROWS * COLUMNS * PAIRS * TIMES * sq_threads() / (sq_now() - t);
+        best = rate > best ? rate : best;
+    }
+    return failed > 0 ? 0 : best;
+}
+
+double sq_measure_int8(void) {
+    enum { N = 384, K = 512, ROWS = 512, TIMES = 4 };
+    double best = 0;
+    sq_weight w;
+    uint8_t *codes = sq_alloc((size_t)N * K, 1, "the product test", NULL);
+    float *x = sq_alloc((size_t)ROWS * (N + K) + N, sizeof *x, "the product test", NULL);
+    if (codes == NULL || x == NULL ||
+        sq_weight_codes(&w, 8, codes, x, NULL, N, K, K, K, NULL) != SQ_OK) {
+        sq_free(codes);
+        sq_free(x);
+        return 0;
+    }
+    const sq_product p = {&w, NULL, x + ROWS * K, N};
+    for (int run = 0; run < 5; run++) {
+        double t = sq_now();
+        for (int i = 0; i < TIMES; i++) {
+            sq_matmul_rounded(&p, 1, SQ_ROUND_8_SYMMETRIC, x, K, ROWS);
+        }
+        double rate = 2e-9 * N * K * ROWS * TIMES / (sq_now() - t);
+        best = rate > best ? rate : best;
+    }
+    sq_weight_free(&w);
+    sq_free(codes);
+    sq_free(x);
     return best;
 }

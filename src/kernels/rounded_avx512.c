@@ -163,4 +163,7 @@ static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const s
     tiles[w->kind == SQ_W_Q8][x->planes - 1][rows](w, panel0, panels, x, bias, y, ldy);
 }
 
-void sq_kernels_init_avx512_vnni(sq_kernels *k) { k->int_tile = int_tile; }
+void sq_kernels_init_avx512_vnni(sq_kernels *k) {
+    k->int_tile = int_tile;
+    sq_kv_init_avx512_vnni(k);
+}

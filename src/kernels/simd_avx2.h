@@ -58,6 +58,13 @@ static inline __m256 v_i8(const int8_t *p) {
         _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
 }
 
+#define v_even(p) /* of the bf16 pairs at p */                                                     \
+    _mm256_castsi256_ps(                                                                           \
+        _mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p)), 16))
+#define v_odd(p)                                                                                   \
+    _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256((const __m256i *)(const void *)(p)),   \
+                                         _mm256_set1_epi32((int)0xffff0000u)))
+
 static inline __m256 v_planes(const int32_t *low, const int32_t *high) {
     __m256i sum = _mm256_loadu_si256((const __m256i *)(const void *)low);
     if (high != NULL) {

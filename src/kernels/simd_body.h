@@ -272,6 +272,31 @@ static float k_round_loss(const float *w, const float *h, int64_t n, float scale
     return v_sum(v_add(sum, more));
 }
 
+static void k_gptq_block(const sq_gptq_block *b) {
+    enum { L = SQ_GPTQ_LANES, PARTS = L / VN };
+    const V none = v_set1(0), top = v_set1(b->top);
+    for (int64_t i = b->n - 1; i >= 0; i--) {
+        const float *l = b->l + i * b->ldl;
+        V e[PARTS], pivot = v_set1(l[i]);
+        for (int p = 0; p < PARTS; p++) {
+            int64_t at = i * L + p * VN;
+            V s = v_load(b->scales + at), z = v_load(b->zeros + at), w = v_load(b->w + at);
+            V want = v_add(w, v_div(v_load(b->carry + at), pivot));
+            V q = v_min(v_max(v_add(v_round(v_div(want, s)), z), none), top); /* NaN gives 0 */
+            e[p] = v_sub(w, v_mul(v_sub(q, z), s));
+            v_store(b->codes + at, q);
+            v_store(b->errors + at, e[p]);
+        }
+        for (int64_t j = 0; j < i; j++) {
+            V f = v_set1(l[j]);
+            for (int p = 0; p < PARTS; p++) {
+                float *to = b->carry + j * L + p * VN;
+                v_store(to, v_fma(e[p], f, v_load(to)));
+            }
+        }
+    }
+}
+
 static void fill_table(sq_kernels *k) {
     k->dot_f32 = k_dot_f32;
     k->dot_f16 = k_dot_f16;
@@ -289,4 +314,5 @@ static void fill_table(sq_kernels *k) {
     k->rope = k_rope;
     k->round_back = k_round_back;
     k->round_loss = k_round_loss;
+    k->gptq_block = k_gptq_block;
 }

@@ -80,6 +80,19 @@ static inline float32x4_t v_i8(const int8_t *p) {
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
 }
 
+/* Of the bf16 pairs at p. */
+static inline uint32x4_t v_pairs(const char *p) {
+    return vreinterpretq_u32_u8(vld1q_u8((const uint8_t *)p));
+}
+
+static inline float32x4_t v_even(const char *p) {
+    return vreinterpretq_f32_u32(vshlq_n_u32(v_pairs(p), 16));
+}
+
+static inline float32x4_t v_odd(const char *p) {
+    return vreinterpretq_f32_u32(vandq_u32(v_pairs(p), vdupq_n_u32(0xffff0000u)));
+}
+
 static inline float32x4_t v_planes(const int32_t *low, const int32_t *high) {
     int32x4_t sum = vld1q_s32(low);
     return vcvtq_f32_s32(high == NULL ? sum : vaddq_s32(sum, vshlq_n_s32(vld1q_s32(high), 8)));

@@ -396,11 +396,17 @@ static void report_extras(sq_binder *b) {
 static sq_status mark_blocks(sq_binder *b) {
     sq_net *n = b->net;
     n->in_block = sq_arena_alloc(&n->arena, b->n_names + 1, 1, b->err);
-    for (size_t i = 0; n->in_block != NULL && i < b->n_names; i++) {
-        n->in_block[b->names[i].tensor - sq_checkpoint_at(n->ckpt, 0)] =
-            (unsigned char)b->names[i].in_block;
+    n->bound = sq_arena_alloc(&n->arena, b->n_names + 1, 1, b->err);
+    if (n->in_block == NULL || n->bound == NULL) {
+        return SQ_ENOMEM;
     }
-    return n->in_block == NULL ? SQ_ENOMEM : SQ_OK;
+    for (size_t i = 0; i < b->n_names; i++) {
+        const sq_named *x = &b->names[i];
+        ptrdiff_t at = x->tensor - sq_checkpoint_at(n->ckpt, 0);
+        n->in_block[at] = (unsigned char)x->in_block;
+        n->bound[at] = (unsigned char)(x->used != 0);
+    }
+    return SQ_OK;
 }
 
 static sq_status bind_all(sq_binder *b, const char *dir) {

@@ -66,10 +66,9 @@ sq_status sq_bind_quantized(sq_binder *b, sq_linear *l, int64_t n, int64_t k, in
         return SQ_OK;
     }
     int bytes = strcmp(suffix, ".weight") == 0;
-    if (!sq_qconfig_scheme(b->q, l->file_name, &l->scheme) || (bytes && !l->scheme.symmetric)) {
+    if (!sq_qconfig_scheme(b->q, l->file_name, &l->scheme)) {
         sq_bind_problem(b, "scheme", l->file_name,
-                        bytes ? "int8, without a symmetric scheme in quantization_config"
-                              : "packed, but quantization_config does not name it");
+                        "packed, but quantization_config does not name it");
         return SQ_OK;
     }
     const char *s[4];

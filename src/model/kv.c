@@ -6,13 +6,16 @@
 #include "base/mem.h"
 #include "kernels/kernels.h"
 
+_Static_assert((int)SQ_KV_BLOCK == (int)SQ_KV_TOKENS, "the kernels work on whole blocks");
+
 static const struct {
     const char *name;
     size_t value, scale; /* bytes of a value, and of a row beside them */
-} types[] = {[SQ_KV_F32] = {"f32", 4, 0},
-             [SQ_KV_F16] = {"f16", 2, 0},
-             [SQ_KV_BF16] = {"bf16", 2, 0},
-             [SQ_KV_INT8] = {"int8", 1, sizeof(float)}};
+    int shift;           /* a word holds 1 << shift values */
+} types[] = {[SQ_KV_F32] = {"f32", 4, 0, 0},
+             [SQ_KV_F16] = {"f16", 2, 0, 0},
+             [SQ_KV_BF16] = {"bf16", 2, 0, 1},
+             [SQ_KV_INT8] = {"int8", 1, sizeof(float), 2}};
 
 sq_status sq_kv_parse(const char *name, sq_kv_type *out, sq_error *err) {
     *out = SQ_KV_F32;
@@ -30,7 +33,7 @@ sq_status sq_kv_parse(const char *name, sq_kv_type *out, sq_error *err) {
 const char *sq_kv_name(sq_kv_type t) { return types[t].name; }
 
 size_t sq_kv_row_bytes(sq_kv_type t, int64_t head_dim) {
-    return (size_t)head_dim * types[t].value + types[t].scale;
+    return (size_t)sq_kv_width(head_dim) * types[t].value + types[t].scale;
 }
 
 void sq_kv_init(sq_kv *kv, sq_kv_type type, int64_t layers, int64_t kv_heads, int64_t head_dim) {
@@ -95,67 +98,92 @@ int64_t sq_kv_capacity(const sq_kv *kv) { return kv->n_blocks * SQ_KV_BLOCK; }
 
 size_t sq_kv_bytes(const sq_kv *kv) { return (size_t)kv->n_blocks * block_bytes(kv); }
 
-static unsigned char *rows_of(const sq_kv *kv, int64_t block, int64_t layer, int which,
-                              int64_t head) {
-    size_t first = (size_t)(((layer * 2 + which) * kv->kv_heads + head) * SQ_KV_BLOCK);
-    return kv->blocks[block] + first * sq_kv_row_bytes(kv->type, kv->head_dim);
+static unsigned char *matrix_of(const sq_kv *kv, int64_t block, int64_t layer, int which,
+                                int64_t head) {
+    size_t before = (size_t)(((layer * 2 + which) * kv->kv_heads + head) * SQ_KV_BLOCK);
+    return kv->blocks[block] + before * sq_kv_row_bytes(kv->type, kv->head_dim);
 }
 
-static void put_int8(unsigned char *row, const float *x, int64_t n) {
-    const sq_kernels *kn = sq_kernels_get();
-    float lo, hi, top;
-    kn->range(x, n, &lo, &hi); /* NaN where a number is none, and so is the scale */
-    top = (-lo > hi ? -lo : hi) / 127.0f;
-    top = lo != lo ? lo : top;
-    if (top > 0) {
-        kn->round_i8((int8_t *)row, x, top, 0, n);
-    } else {
-        memset(row, 0, (size_t)n);
-    }
-    memcpy(row + n, &top, sizeof top);
+static float *scales_of(const sq_kv *kv, unsigned char *matrix) {
+    return (float *)(void *)(matrix + SQ_KV_BLOCK * sq_kv_width(kv->head_dim));
 }
 
-void sq_kv_put(sq_kv *kv, int64_t token, int64_t layer, int which, int64_t head, const float *x) {
-    size_t row = sq_kv_row_bytes(kv->type, kv->head_dim);
-    unsigned char *to =
-        rows_of(kv, token / SQ_KV_BLOCK, layer, which, head) + (size_t)(token % SQ_KV_BLOCK) * row;
-    switch (kv->type) {
+const void *sq_kv_matrix(const sq_kv *kv, int64_t block, int64_t layer, int which, int64_t head) {
+    return matrix_of(kv, block, layer, which, head);
+}
+
+const float *sq_kv_scales(const sq_kv *kv, int64_t block, int64_t layer, int which, int64_t head) {
+    return scales_of(kv, matrix_of(kv, block, layer, which, head));
+}
+
+/* n numbers as they are stored; the scale of a whole row. */
+static void convert(sq_kv_type type, const float *x, float scale, int64_t n, void *to) {
+    switch (type) {
     case SQ_KV_F32:
-        memcpy(to, x, row);
+        memcpy(to, x, (size_t)n * sizeof *x);
         break;
     case SQ_KV_F16:
-        sq_from_f32(to, SQ_F16, x, (size_t)kv->head_dim);
+        sq_from_f32(to, SQ_F16, x, (size_t)n);
         break;
     case SQ_KV_BF16:
-        sq_from_f32(to, SQ_BF16, x, (size_t)kv->head_dim);
+        sq_from_f32(to, SQ_BF16, x, (size_t)n);
         break;
     case SQ_KV_INT8:
-        put_int8(to, x, kv->head_dim);
-        break;
-    }
-}
-
-const float *sq_kv_rows(const sq_kv *kv, int64_t block, int64_t layer, int which, int64_t head,
-                        float *buffer) {
-    const sq_kernels *kn = sq_kernels_get();
-    const unsigned char *from = rows_of(kv, block, layer, which, head);
-    int64_t n = kv->head_dim;
-    switch (kv->type) {
-    case SQ_KV_F32:
-        return (const float *)(const void *)from;
-    case SQ_KV_F16:
-        kn->widen_f16(buffer, (const uint16_t *)(const void *)from, SQ_KV_BLOCK * n);
-        break;
-    case SQ_KV_BF16:
-        kn->widen_bf16(buffer, (const uint16_t *)(const void *)from, SQ_KV_BLOCK * n);
-        break;
-    case SQ_KV_INT8:
-        for (int64_t t = 0; t < SQ_KV_BLOCK; t++, from += n + (int64_t)sizeof(float)) {
-            float scale;
-            memcpy(&scale, from + n, sizeof scale);
-            kn->widen_i8(buffer + t * n, (const int8_t *)from, scale, n);
+        memset(to, 0, (size_t)n);
+        if (scale > 0) {
+            sq_kernels_get()->round_i8(to, x, scale, 0, n);
+        }
+        for (int64_t i = 0; i < n; i++) {
+            ((uint8_t *)to)[i] ^= 128;
         }
         break;
     }
-    return buffer;
+}
+
+/* Value `from` of the one array to value `at` of the other. */
+static inline void put(size_t size, unsigned char *to, int64_t at, const unsigned char *stored,
+                       int64_t from) {
+    if (size == 4) {
+        memcpy(to + 4 * at, stored + 4 * from, 4);
+    } else if (size == 2) {
+        memcpy(to + 2 * at, stored + 2 * from, 2);
+    } else {
+        to[at] = stored[from];
+    }
+}
+
+void sq_kv_put(sq_kv *kv, int64_t token, int64_t layer, int which, int64_t head, const float *x) {
+    enum { PIECE = 256 };
+    unsigned char *to = matrix_of(kv, token / SQ_KV_BLOCK, layer, which, head);
+    unsigned char stored[PIECE * sizeof(float)];
+    const int64_t t = token % SQ_KV_BLOCK;
+    const int shift = types[kv->type].shift;
+    const int64_t within = (1 << shift) - 1;
+    const size_t size = types[kv->type].value;
+    float scale = 0;
+    if (kv->type == SQ_KV_INT8) {
+        float lo, hi;
+        sq_kernels_get()->range(x, kv->head_dim, &lo, &hi);
+        scale = (-lo > hi ? -lo : hi) / 127.0f;
+        scale = lo != lo ? lo : scale; /* NaN where a number is none */
+        scales_of(kv, to)[t] = scale;
+    }
+    for (int64_t c = 0; c < kv->head_dim; c++) {
+        if (c % PIECE == 0) {
+            int64_t left = kv->head_dim - c;
+            convert(kv->type, x + c, scale, left < PIECE ? left : PIECE, stored);
+        }
+        int64_t at;
+        if (which == 0) {
+            at = (((c >> shift) * SQ_KV_BLOCK + t) << shift) + (c & within);
+        } else {
+            int64_t first = c / SQ_KV_PANEL * SQ_KV_PANEL, n = sq_kv_panel(kv->head_dim, first);
+            at = (((t >> shift) * n + c - first) << shift) + (t & within) + first * SQ_KV_BLOCK;
+        }
+        put(size, to, at, stored, c % PIECE);
+        if (which == 1 && kv->type == SQ_KV_BF16 && t % 2 == 0) {
+            /* The next token's is read with it, times 0: no NaN may have stayed there. */
+            memset(to + 2 * (at + 1), 0, 2);
+        }
+    }
 }

@@ -28,7 +28,7 @@ static sq_status push(sq_media_list *l, sq_media m, sq_error *err) {
     return SQ_OK;
 }
 
-static const char *media_path(const json_t *part, const char *kind) {
+const char *sq_media_path(const json_t *part, const char *kind) {
     const json_t *v = json_object_get(part, kind);
     if (v == NULL) {
         v = json_object_get(part, "path");
@@ -53,7 +53,7 @@ static sq_status add_part(sq_media_list *l, const json_t *part, size_t turn, sq_
             "video",
             turn + 1, type);
     }
-    const char *path = media_path(part, type);
+    const char *path = sq_media_path(part, type);
     if (path == NULL) {
         return sq_fail(err, SQ_EARG,
                        "message %zu: the %s part has no path; wanted \"%s\": \"FILE\"", turn + 1,

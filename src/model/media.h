@@ -1,4 +1,4 @@
-/* Internal to prompts: the pictures and videos that messages name. */
+/* The pictures and videos that messages name, for prompts. */
 #ifndef SQ_MODEL_MEDIA_H
 #define SQ_MODEL_MEDIA_H
 
@@ -16,6 +16,8 @@ typedef struct sq_media_list {
     json_t *messages; /* with frames in the place of videos, when that differs; else NULL */
 } sq_media_list;      /* zeroed is valid */
 
+/* The file that a content part of type `kind` ("image", "video") names; NULL for none. Borrowed. */
+const char *sq_media_path(const json_t *part, const char *kind);
 /* Checks the messages' form and lists their pictures in order. Where the model has no videos, each
  * becomes its frames. Paths are relative to base. */
 sq_status sq_media_collect(sq_media_list *l, const sq_frontend *f, const json_t *messages,

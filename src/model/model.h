@@ -46,6 +46,7 @@ typedef struct sq_net {
     sq_config config;
     sq_checkpoint *ckpt;
     unsigned char *in_block;  /* [tensors of ckpt] 1: of a block or the projector */
+    unsigned char *bound;     /* [tensors of ckpt] 1: the model uses it */
     json_t *quantization;     /* borrowed from config.json; NULL for a plain checkpoint */
     sq_arena arena;           /* names and small tables */
     sq_linear embed, head;    /* [vocab][hidden]; head equals embed when tied */
@@ -97,6 +98,7 @@ typedef struct sq_tap_sink {
     sq_status (*rows)(void *user, int tap, const float *x, int64_t ldx, int64_t rows, int64_t k,
                       sq_error *err);
     void *user;
+    int taps_only; /* a decoder layer ends with its last tap: nobody wants what comes out of it */
 } sq_tap_sink;
 
 /* Positions of tokens: three rows (T, H, W), all equal for text. */

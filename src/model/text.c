@@ -34,10 +34,10 @@ void sq_work_close(sq_work **w) {
     if (*w == NULL) {
         return;
     }
-    sq_scratch *const all[] = {
-        &(*w)->x,       &(*w)->qkv,  &(*w)->att,  &(*w)->gate,   &(*w)->up,    &(*w)->scores,
-        &(*w)->kv_rows, &(*w)->cos,  &(*w)->sin,  &(*w)->logits, &(*w)->vx,    &(*w)->vy,
-        &(*w)->vqkv,    &(*w)->vatt, &(*w)->vcos, &(*w)->vsin,   &(*w)->vwords};
+    sq_scratch *const all[] = {&(*w)->x,      &(*w)->qkv,    &(*w)->att,  &(*w)->gate,
+                               &(*w)->up,     &(*w)->scores, &(*w)->cos,  &(*w)->sin,
+                               &(*w)->logits, &(*w)->vx,     &(*w)->vy,   &(*w)->vqkv,
+                               &(*w)->vatt,   &(*w)->vcos,   &(*w)->vsin, &(*w)->vwords};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         sq_free(all[i]->data);
     }
@@ -56,95 +56,26 @@ void sq_embed(const sq_net *n, const int32_t *ids, int64_t count, float *h) {
     }
 }
 
-typedef struct head_view {
-    const sq_kv *kv;
-    int64_t layer, head;
-    float *buffer; /* [SQ_KV_BLOCK][head_dim] */
-} head_view;
-
-static const float *kv_block(const void *ctx, int64_t b, int which, int64_t *n, int64_t *ld) {
-    const head_view *h = ctx;
-    *n = SQ_KV_BLOCK;
-    *ld = h->kv->head_dim;
-    return b >= h->kv->n_blocks ? NULL : sq_kv_rows(h->kv, b, h->layer, which, h->head, h->buffer);
-}
-
 /* Rotates the chunk's keys in place and stores them and the values at token `at` on. qkv row:
- * [q | k | v]. */
+ * [q | k | v]. A task is what one block of the cache takes of a head's keys or values. */
 static void store_kv(const sq_net *n, sq_kv *kv, int64_t layer, float *qkv, int64_t ld,
                      const float *cos_rows, const float *sin_rows, int64_t at, int64_t rows) {
     const sq_config *c = &n->config;
     const sq_kernels *kn = sq_kernels_get();
-    int64_t hd = c->head_dim, half = hd / 2;
-    for (int64_t t = 0; t < rows; t++) {
-        for (int64_t h = 0; h < c->kv_heads; h++) {
-            float *k = qkv + t * ld + c->dims[SQ_D_Q] + h * hd, *v = k + c->dims[SQ_D_KV];
-            kn->rope(k, cos_rows + t * half, sin_rows + t * half, hd);
-            sq_kv_put(kv, at + t, layer, 0, h, k);
-            sq_kv_put(kv, at + t, layer, 1, h, v);
+    int64_t hd = c->head_dim, half = hd / 2, block0 = at / SQ_KV_BLOCK;
+    int64_t blocks = (at + rows - 1) / SQ_KV_BLOCK - block0 + 1;
+#pragma omp parallel for schedule(static) if (rows > 32)
+    for (int64_t task = 0; task < 2 * c->kv_heads * blocks; task++) {
+        int64_t head = task / blocks / 2, first = (block0 + task % blocks) * SQ_KV_BLOCK - at;
+        int64_t end = first + SQ_KV_BLOCK < rows ? first + SQ_KV_BLOCK : rows;
+        int which = task / blocks % 2 == 1;
+        for (int64_t t = first < 0 ? 0 : first; t < end; t++) {
+            float *x = qkv + t * ld + c->dims[SQ_D_Q] + which * c->dims[SQ_D_KV] + head * hd;
+            if (which == 0) {
+                kn->rope(x, cos_rows + t * half, sin_rows + t * half, hd);
+            }
+            sq_kv_put(kv, at + t, layer, which, head, x);
         }
-    }
-}
-
-typedef struct chunk {
-    const sq_net *n;
-    sq_work *w;
-    const sq_kv *kv;
-    int64_t layer, at, rows; /* tokens [at, at + rows) */
-    float *qkv;
-    int64_t ld;
-} chunk;
-
-/* Rows of scores that a thread holds: a tile's, or the heads that share keys. */
-static int64_t score_rows(const sq_config *c, int64_t rows) {
-    int64_t share = c->heads / c->kv_heads, tile = rows < SQ_Q_TILE ? rows : SQ_Q_TILE;
-    return tile > share ? tile : share;
-}
-
-/* Query heads [head, head + heads) of rows [t0, t0 + rows): one of the two is 1. */
-static void attend_tile(const chunk *c, int64_t head, int64_t heads, int64_t t0, int64_t rows) {
-    const sq_config *f = &c->n->config;
-    int64_t hd = f->head_dim, width = f->dims[SQ_D_Q], seen = c->at + t0 + rows;
-    int64_t share = f->heads / f->kv_heads, keys = sq_round_up(c->at + c->rows, SQ_KV_BLOCK);
-    head_view view = {c->kv, c->layer, head / share,
-                      c->w->kv_rows.data + sq_thread() * SQ_KV_BLOCK * hd};
-    /* A single token walks exactly the keys it sees; tiles take whole blocks. */
-    sq_attn_tile tile = {.q = c->qkv + t0 * c->ld + head * hd,
-                         .ldq = heads > 1 ? hd : c->ld,
-                         .rows = heads > 1 ? heads : rows,
-                         .hd = hd,
-                         .total = rows == 1 ? seen : sq_round_up(seen, SQ_KV_BLOCK),
-                         .seen0 = c->at + t0 + 1,
-                         .seen_step = heads > 1 ? 0 : 1,
-                         .by_key = heads > 1,
-                         .out = c->w->att.data + t0 * width + head * hd,
-                         .ldo = heads > 1 ? hd : width,
-                         .scores = c->w->scores.data + sq_thread() * score_rows(f, c->rows) * keys,
-                         .scale = 1.0f / sqrtf((float)hd)};
-    sq_attend(&tile, kv_block, &view);
-}
-
-/* Rotates the queries and attends. Many rows: every (head, tile of rows) is a task. A single one:
- * the heads that share keys go together, as far as that leaves a task for each thread. */
-static void attend_chunk(const chunk *c, const float *cos_rows, const float *sin_rows) {
-    const sq_config *f = &c->n->config;
-    const sq_kernels *kn = sq_kernels_get();
-    int64_t hd = f->head_dim, half = hd / 2, tiles = sq_ceil_div(c->rows, SQ_Q_TILE);
-    int64_t together = c->rows == 1 ? f->heads / f->kv_heads : 1;
-    while (together % 2 == 0 && f->heads / together < sq_threads()) {
-        together /= 2;
-    }
-    int64_t groups = f->heads / together;
-#pragma omp parallel for schedule(dynamic, 1) if ((c->rows + together - 1) * c->at > 4096)
-    for (int64_t task = 0; task < groups * tiles; task++) {
-        int64_t head = task % groups * together, t0 = task / groups * SQ_Q_TILE;
-        int64_t m = c->rows - t0 < SQ_Q_TILE ? c->rows - t0 : SQ_Q_TILE;
-        for (int64_t i = 0; i < m * together; i++) {
-            int64_t row = t0 + i / together;
-            kn->rope(c->qkv + row * c->ld + (head + i % together) * hd, cos_rows + row * half,
-                     sin_rows + row * half, hd);
-        }
-        attend_tile(c, head, together, t0, m);
     }
 }
 
@@ -158,12 +89,10 @@ static sq_status reserve_scratch(sq_work *w, int64_t keys, int64_t rows, sq_erro
     SQ_TRY(sq_scratch_need(&w->att, r * (size_t)d[SQ_D_Q], "activations", err));
     SQ_TRY(sq_scratch_need(&w->gate, r * (size_t)d[SQ_D_INTER], "activations", err));
     SQ_TRY(sq_scratch_need(&w->up, r * (size_t)d[SQ_D_INTER], "activations", err));
-    SQ_TRY(sq_scratch_need(&w->kv_rows, (size_t)sq_threads() * SQ_KV_BLOCK * (size_t)c->head_dim,
-                           "rows of the KV cache", err));
-    size_t scores = (size_t)(sq_threads() * score_rows(c, rows) * sq_round_up(keys, SQ_KV_BLOCK));
+    size_t space = (size_t)sq_cached_floats(c->heads, c->kv_heads, c->head_dim, rows, keys);
     /* Grows by half at least, so that a long decode does not allocate at every block. */
-    if (scores > w->scores.cap) {
-        SQ_TRY(sq_scratch_need(&w->scores, scores + scores / 2, "attention scores", err));
+    if (space > w->scores.cap) {
+        SQ_TRY(sq_scratch_need(&w->scores, space + space / 2, "attention scores", err));
     }
     return SQ_OK;
 fail:
@@ -237,6 +166,9 @@ static sq_status mlp_chunk(const sq_net *n, sq_work *w, const sq_block *b, float
         kn->silu_mul(w->gate.data + i * inter, w->up.data + i * inter, inter);
     }
     SQ_TRY(sq_enter_linears(down, sink, w->gate.data, inter, rows, inter, err));
+    if (sink != NULL && sink->taps_only) {
+        return SQ_OK;
+    }
     sq_linear_rows(down, w->gate.data, inter, rows, w->x.data, hid);
     add_rows(h, w->x.data, rows * hid);
     return SQ_OK;
@@ -259,7 +191,18 @@ static sq_status layer_chunk(const sq_net *n, sq_work *w, const sq_block *b, sq_
         (const sq_linear *[]){&b->linears[SQ_L_Q], &b->linears[SQ_L_K], &b->linears[SQ_L_V]}, 3,
         w->x.data, hid, rows, (float *[]){q, k, v}, (int64_t[]){ld, ld, ld});
     store_kv(n, kv, kv_layer, w->qkv.data, ld, cos_rows, sin_rows, at, rows);
-    attend_chunk(&(chunk){n, w, kv, kv_layer, at, rows, w->qkv.data, ld}, cos_rows, sin_rows);
+    sq_attend_cached(&(sq_cached){.kv = kv,
+                                  .layer = kv_layer,
+                                  .heads = n->config.heads,
+                                  .at = at,
+                                  .rows = rows,
+                                  .qkv = w->qkv.data,
+                                  .ld = ld,
+                                  .cos = cos_rows,
+                                  .sin = sin_rows,
+                                  .bf16 = o->bf16,
+                                  .out = w->att.data},
+                     w->scores.data);
     SQ_TRY(sq_enter_linears(o, sink, w->att.data, d[SQ_D_Q], rows, d[SQ_D_Q], err));
     sq_linear_rows(o, w->att.data, d[SQ_D_Q], rows, w->x.data, hid);
     add_rows(h, w->x.data, rows * hid);
@@ -316,11 +259,12 @@ size_t sq_text_peak(const sq_config *c, int64_t context) {
     const int64_t *d = c->dims;
     int64_t rows = context < SQ_CHUNK ? context : SQ_CHUNK, feed = 512; /* of sq_seq_feed */
     int64_t floats = rows * (d[SQ_D_HIDDEN] + 2 * d[SQ_D_Q] + 2 * d[SQ_D_KV] + 2 * d[SQ_D_INTER]);
-    int64_t scores = sq_threads() * score_rows(c, rows) * sq_round_up(context, SQ_KV_BLOCK);
+    int64_t space = sq_cached_floats(c->heads, c->kv_heads, c->head_dim, rows, context);
+    int64_t one = sq_cached_floats(c->heads, c->kv_heads, c->head_dim, 1, context);
+    space = space > one ? space : one;
     int64_t widest = d[SQ_D_INTER] > d[SQ_D_HIDDEN] ? d[SQ_D_INTER] : d[SQ_D_HIDDEN];
     int64_t panel = 16 * widest > (128 << 10) ? 16 * widest : 128 << 10;
-    floats += sq_threads() * SQ_KV_BLOCK * c->head_dim + scores + scores / 2 +
-              feed * (d[SQ_D_HIDDEN] + c->head_dim) + d[SQ_D_VOCAB];
+    floats += space + space / 2 + feed * (d[SQ_D_HIDDEN] + c->head_dim) + d[SQ_D_VOCAB];
     floats += sq_threads() * panel + sq_rounded_floats(rows, widest); /* the products' own */
     floats += 4 * context;                                            /* positions, ids */
     return (size_t)floats * sizeof(float);

@@ -20,18 +20,6 @@ void sq_tower_norm(const sq_tower_run *t, float *y, const float *x, int64_t rows
     }
 }
 
-typedef struct segment {
-    const float *k, *v;
-    int64_t n, ld;
-} segment;
-
-static const float *segment_block(const void *ctx, int64_t b, int which, int64_t *n, int64_t *ld) {
-    const segment *s = ctx;
-    *n = s->n;
-    *ld = s->ld;
-    return b > 0 ? NULL : which == 0 ? s->k : s->v;
-}
-
 /* One (segment, head): rotate, then tiles of query rows; in bf16 with `words` for it. */
 static void attend_segment(const sq_tower_run *t, int64_t lo, int64_t hi, int64_t head,
                            float *scores, uint32_t *words) {
@@ -39,8 +27,7 @@ static void attend_segment(const sq_tower_run *t, int64_t lo, int64_t hi, int64_
     const sq_kernels *kn = sq_kernels_get();
     int64_t ld = 3 * t->width, hd = c->v_head_dim, half = hd / 2;
     float *qkv = t->w->vqkv.data;
-    segment s = {qkv + lo * ld + t->width + head * hd, qkv + lo * ld + 2 * t->width + head * hd,
-                 hi - lo, ld};
+    const float *k = qkv + lo * ld + t->width + head * hd, *v = k + t->width;
     for (int64_t i = lo; t->rotary && i < hi; i++) {
         float *q = qkv + i * ld + head * hd;
         kn->rope(q, t->w->vcos.data + i * half, t->w->vsin.data + i * half, hd);
@@ -49,8 +36,8 @@ static void attend_segment(const sq_tower_run *t, int64_t lo, int64_t hi, int64_
     if (words != NULL) {
         const float *q = qkv + lo * ld + head * hd;
         sq_attend_bf16(&(sq_attn_bf16){.q = q,
-                                       .k = s.k,
-                                       .v = s.v,
+                                       .k = k,
+                                       .v = v,
                                        .ld = ld,
                                        .rows = hi - lo,
                                        .hd = hd,
@@ -63,18 +50,17 @@ static void attend_segment(const sq_tower_run *t, int64_t lo, int64_t hi, int64_
     }
     for (int64_t i = lo; i < hi; i += SQ_Q_TILE) {
         int64_t m = hi - i < SQ_Q_TILE ? hi - i : SQ_Q_TILE;
-        sq_attn_tile tile = {.q = qkv + i * ld + head * hd,
-                             .ldq = ld,
-                             .rows = m,
-                             .hd = hd,
-                             .total = hi - lo,
-                             .seen0 = hi - lo,
-                             .seen_step = 0,
-                             .out = t->w->vatt.data + i * t->width + head * hd,
-                             .ldo = t->width,
-                             .scores = scores,
-                             .scale = 1.0f / sqrtf((float)hd)};
-        sq_attend(&tile, segment_block, &s);
+        sq_attend(&(sq_attn_tile){.q = qkv + i * ld + head * hd,
+                                  .k = k,
+                                  .v = v,
+                                  .ld = ld,
+                                  .rows = m,
+                                  .hd = hd,
+                                  .total = hi - lo,
+                                  .out = t->w->vatt.data + i * t->width + head * hd,
+                                  .ldo = t->width,
+                                  .scores = scores,
+                                  .scale = 1.0f / sqrtf((float)hd)});
     }
 }
 
@@ -112,11 +98,9 @@ static sq_status project(const sq_tower_run *t, const sq_block *b, float *x, int
     return st;
 }
 
-/* Where the projections round their inputs to 8 bits or to bf16, attention does to bf16. */
 static int in_bf16(const sq_block *b, const sq_config *c) {
-    const sq_linear *l = &b->linears[SQ_V_PROJ];
-    int rounds = l->bf16 || (l->quantized && l->scheme.act_bits == 8);
-    return rounds && c->v_head_dim % 2 == 0 && sq_kernels_get()->tile_bf16 != NULL;
+    return sq_rounds_inputs(&b->linears[SQ_V_PROJ]) && c->v_head_dim % 2 == 0 &&
+           sq_kernels_get()->tile_bf16 != NULL;
 }
 
 static sq_status attention(const sq_tower_run *t, const sq_block *b, int full, float *h,

@@ -17,11 +17,16 @@ typedef struct sq_scratch {
 
 struct sq_work {
     const sq_net *net;
-    sq_scratch x, qkv, att, gate, up, scores; /* activations; scores is one tile a thread */
-    sq_scratch kv_rows;                       /* a block of the cache as numbers, by thread */
+    sq_scratch x, qkv, att, gate, up, scores; /* activations; scores: attention's own space */
     sq_scratch cos, sin, logits;
     sq_scratch vx, vy, vqkv, vatt, vcos, vsin, vwords; /* vision */
 };
+
+/* Whether a tower's linear rounds its inputs to 8 bits or to bf16: then attention beside it may, to
+ * bf16. (A decoder's may not: decoding after a cache must equal the whole prompt.) */
+static inline int sq_rounds_inputs(const sq_linear *l) {
+    return l->bf16 || (l->quantized && l->scheme.act_bits == 8);
+}
 
 /* Number of the calling OpenMP thread, 0..sq_threads()-1. */
 int sq_thread(void);
@@ -39,19 +44,16 @@ void sq_linear_rows(const sq_linear *l, const float *x, int64_t ldx, int64_t row
 /* At least n floats; content is not kept. */
 sq_status sq_scratch_need(sq_scratch *s, size_t n, const char *what, sq_error *err);
 
-/* One attention tile: rows q[rows][hd] (stride ldq) against `total` keys; the caller gives keys and
- * values as blocks. Row i sees keys [0, seen0 + i * seen_step). out[rows][hd] (stride ldo). scores:
- * rows * total floats. */
+/* One head of a tower: query rows q[rows][hd] against keys and values [total][hd], all of stride
+ * ld; out[rows][hd] of stride ldo. scores: rows * total floats. In f32. */
 typedef struct sq_attn_tile {
-    const float *q;
-    int64_t ldq, rows, hd, total;
-    int64_t seen0, seen_step;
-    int by_key; /* few rows that see the same keys: each key is read once */
+    const float *q, *k, *v;
+    int64_t ld, rows, hd, total;
     float *out;
     int64_t ldo;
-    float *scores;
-    float scale;
+    float *scores, scale;
 } sq_attn_tile;
+void sq_attend(const sq_attn_tile *t);
 /* All rows of one head against each other in products of bf16 (the table's tile_bf16), softmax in
  * f32: q, k and v [rows][hd] of stride ld, hd even; out[rows][hd] of stride ldo. scores: SQ_Q_TILE
  * * rows floats; words: sq_attend_words(rows, hd). */
@@ -63,9 +65,26 @@ typedef struct sq_attn_bf16 {
 } sq_attn_bf16;
 int64_t sq_attend_words(int64_t rows, int64_t hd);
 void sq_attend_bf16(const sq_attn_bf16 *a);
-/* Keys (which = 0) or values (1) of block b, *n rows of stride *ld; NULL ends. */
-typedef const float *(*sq_kv_block_fn)(const void *ctx, int64_t b, int which, int64_t *n,
-                                       int64_t *ld);
-void sq_attend(const sq_attn_tile *t, sq_kv_block_fn blocks, const void *ctx);
+/* Token rows at positions [at, at + rows) of the KV cache, which holds their keys and values
+ * already: each sees what comes before it, and itself. qkv: rows of stride ld that begin with the
+ * query heads, not rotated; cos and sin [rows][head_dim / 2]; out[rows][heads * head_dim].
+ *
+ * Products are of what the cache holds, summed in f32: f32 and f16 in f32, bf16 in bf16 (queries
+ * and weights rounded to it, with any kernels), int8 in integers (queries and weights with 16
+ * bits). With `bf16` many rows over an f32 or f16 cache are multiplied in bf16, too, where the CPU
+ * does. Without it a row's result does not depend on how many there are, nor on the threads. */
+typedef struct sq_cached {
+    const sq_kv *kv;
+    int64_t layer, heads, at, rows;
+    const float *qkv;
+    int64_t ld;
+    const float *cos, *sin;
+    int bf16;
+    float *out;
+} sq_cached;
+/* Floats of space for rows of a sequence of so many tokens, these included. */
+int64_t sq_cached_floats(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t rows,
+                         int64_t tokens);
+void sq_attend_cached(const sq_cached *a, float *space);
 
 #endif

@@ -10,13 +10,17 @@
 static json_t *number(double v) { return isfinite(v) ? json_real(v) : json_null(); }
 
 json_t *sq_job_entry(const sq_plan_row *row, const char *method, const double errors[3],
-                     const char *fallback) {
+                     const char *fallback, int64_t tokens) {
     const sq_grid *g = &row->grid;
-    return json_pack("{s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:o, s:s?, s:s?}", "name",
-                     row->linear->file_name, "method", method, "bits", g->bits, "group_size",
-                     (json_int_t)g->group, "padded_columns", (json_int_t)(g->k_padded - g->k),
-                     "error", number(errors[0]), "rtn_error", number(errors[1]), "signal",
-                     number(errors[2]), "fallback", fallback, "note", row->note);
+    json_t *e = json_pack("{s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:o, s:s?, s:s?}", "name",
+                          row->linear->file_name, "method", method, "bits", g->bits, "group_size",
+                          (json_int_t)g->group, "padded_columns", (json_int_t)(g->k_padded - g->k),
+                          "error", number(errors[0]), "rtn_error", number(errors[1]), "signal",
+                          number(errors[2]), "fallback", fallback, "note", row->note);
+    if (tokens >= 0) {
+        json_object_set_new(e, "tokens", json_integer((json_int_t)tokens));
+    }
+    return e;
 }
 
 /* f32 weights of the linears of one tap, with the scales that other taps folded into their rows. */
@@ -86,7 +90,7 @@ typedef struct layer_state {
 } layer_state;
 
 static sq_status write_group(sq_job *j, const layer_state *s, const sq_tap_group *g,
-                             const sq_tap_result *r) {
+                             const sq_tap_result *r, int64_t tokens) {
     double t = sq_now();
     for (int i = 0; i < g->n; i++) {
         sq_status st = sq_output_codes(&j->out, g->linears[i], &r->codes[i], j->err);
@@ -96,7 +100,7 @@ static sq_status write_group(sq_job *j, const layer_state *s, const sq_tap_group
         const double errors[3] = {r->error[i], r->rtn_error[i], r->signal[i]};
         const char *method = r->method[i] == NULL ? "rtn" : r->method[i];
         json_array_append_new(s->entries, sq_job_entry(sq_plan_find(&j->plan, g->linears[i]),
-                                                       method, errors, r->fallback[i]));
+                                                       method, errors, r->fallback[i], tokens));
     }
     j->write_s += sq_now() - t;
     return SQ_OK;
@@ -138,7 +142,8 @@ static sq_status quantize_group(sq_job *j, layer_state *s, int tap, const sq_sta
     for (int i = 0; stat == NULL && (g.scale || g.gptq) && i < g.n; i++) {
         r.fallback[i] = "no calibration data came through here";
     }
-    SQ_TRY(write_group(j, s, &g, &r));
+    int64_t seen = stat != NULL ? stat->rows : j->head.version != 0 ? 0 : -1;
+    SQ_TRY(write_group(j, s, &g, &r, seen));
     if (j->o->sequential) {
         keep_after(s, &g, &r);
     }

@@ -183,16 +183,17 @@ sq_status sq_convert_run(const char *model, const char *out, sq_layout layout, c
     converting c = {
         .plan = {.layout = layout, .damp = 0.01}, .symmetric = 1, .progress = progress, .err = err};
     json_t *layers = NULL;
-    sq_target engine;
+    sq_engine engine;
     sq_status st;
     SQ_TRY(sq_target_parse(target, &engine, err));
     SQ_TRY(sq_net_open(&c.net, model, err));
     SQ_TRY(make_plan(&c));
     SQ_TRY(sq_target_plan(&c.plan, &c.net->config, engine, &c.plan.half, err));
+    sq_target_note(engine, progress);
     SQ_TRY(sq_output_open(&c.out, c.net, &c.plan, model, out, "convert", 0, err));
     SQ_TRY(put_all(&c));
     layers = recorded_layers(&c, model);
-    SQ_TRY(sq_output_finish(&c.out, layers, err));
+    SQ_TRY(sq_output_finish(&c.out, layers, NULL, err));
 fail:
     json_decref(layers);
     sq_output_close(&c.out);

@@ -33,19 +33,36 @@ static int factor_diagonal(float *a, int64_t k, int64_t at, int64_t n) {
     return 1;
 }
 
+/* inverse[n][n] of the lower triangle at `at`. */
+static void invert_diagonal(const float *a, int64_t k, int64_t at, int64_t n, float *inverse) {
+    memset(inverse, 0, (size_t)(n * n) * sizeof *inverse);
+    for (int64_t i = 0; i < n; i++) {
+        const float *l = a + (at + i) * k + at;
+        double sum[BLOCK] = {0};
+        for (int64_t c = 0; c < i; c++) {
+            for (int64_t j = 0; j <= c; j++) {
+                sum[j] -= (double)l[c] * (double)inverse[c * n + j];
+            }
+        }
+        sum[i] = 1;
+        for (int64_t j = 0; j <= i; j++) {
+            inverse[i * n + j] = (float)(sum[j] / (double)l[i]);
+        }
+    }
+}
+
 /* Rows below the block: X L' = A. */
 static void solve_below(float *a, int64_t k, int64_t at, int64_t n) {
+    float inverse[BLOCK * BLOCK];
+    invert_diagonal(a, k, at, n, inverse);
 #pragma omp parallel for schedule(static)
-    for (int64_t r = at + n; r < k; r++) {
-        float *x = a + r * k + at;
-        for (int64_t i = 0; i < n; i++) {
-            const float *l = a + (at + i) * k + at;
-            float sum = x[i];
-            for (int64_t c = 0; c < i; c++) {
-                sum -= x[c] * l[c];
-            }
-            x[i] = sum / l[i];
+    for (int64_t r = at + n; r < k; r += ROWS) {
+        float rows[ROWS * BLOCK];
+        int64_t m = k - r < ROWS ? k - r : ROWS;
+        for (int64_t i = 0; i < m; i++) {
+            memcpy(rows + i * n, a + (r + i) * k + at, (size_t)n * sizeof *rows);
         }
+        sq_sgemm(1, m, n, n, 1.0f, rows, n, inverse, n, 0.0f, a + r * k + at, k);
     }
 }
 
@@ -218,30 +235,41 @@ void sq_gptq_left(const sq_gptq *g, float *left) {
 /* d = w - q of the rows; `carry` is what the errors so far ask of a block's columns. */
 typedef struct rounding {
     const sq_gptq *g;
+    const sq_operand *factor;
     sq_codes *c;
     const float *ws;
     float *d, *carry; /* [ROWS][k], [ROWS][BLOCK] */
+    float *lanes;     /* [6][BLOCK][SQ_GPTQ_LANES] */
     int64_t first;    /* row of ws */
 } rounding;
 
-/* Columns [at, at + n) of row r, from the last to the first: each wants w plus the errors behind
- * it, weighted by its column of the factor. */
-static void round_row(const rounding *b, int64_t r, int64_t at, int64_t n) {
+enum { LANES = SQ_GPTQ_LANES, LANE_BLOCK = BLOCK * LANES, LANE_ARRAYS = 6 };
+
+/* Columns [at, at + n) of rows [r, r + rows): each, from the last to the first, wants w plus the
+ * errors behind it, weighted by its column of the factor. */
+static void round_lanes(const rounding *b, int64_t r, int64_t rows, int64_t at, int64_t n) {
     const sq_gptq *g = b->g;
     const sq_grid *grid = &b->c->grid;
-    int64_t k = g->k, groups = grid->k_padded / grid->group, row = b->first + r;
-    float top = (float)((1 << grid->bits) - 1), *d = b->d + r * k, *carry = b->carry + r * BLOCK;
-    for (int64_t i = at + n - 1; i >= at; i--) {
-        int64_t col = g->order[i], cell = row * groups + col / grid->group;
-        float s = b->c->scales[cell], z = (float)b->c->zeros[cell];
-        float w = g->dead[i] ? 0.0f : b->ws[row * k + col], pivot = g->factor[i * k + i];
-        float q = rintf((w + carry[i - at] / pivot) / s) + z;
-        q = fminf(fmaxf(q, 0), top);
-        b->c->codes[row * grid->k_padded + col] = (uint8_t)q;
-        d[i] = w - (q - z) * s;
-        const float *l = g->factor + i * k + at;
-        for (int64_t j = 0; j < i - at; j++) {
-            carry[j] += d[i] * l[j];
+    int64_t k = g->k, groups = grid->k_padded / grid->group;
+    float *w = b->lanes, *s = w + LANE_BLOCK, *z = s + LANE_BLOCK, *carry = z + LANE_BLOCK,
+          *codes = carry + LANE_BLOCK, *errors = codes + LANE_BLOCK;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t col = g->order[at + i], j = col / grid->group;
+        for (int64_t l = 0; l < LANES; l++) { /* lanes without a row repeat the last one */
+            int64_t own = r + (l < rows ? l : rows - 1), row = b->first + own;
+            w[i * LANES + l] = g->dead[at + i] ? 0.0f : b->ws[row * k + col];
+            s[i * LANES + l] = b->c->scales[row * groups + j];
+            z[i * LANES + l] = (float)b->c->zeros[row * groups + j];
+            carry[i * LANES + l] = b->carry[own * BLOCK + i];
+        }
+    }
+    sq_kernels_get()->gptq_block(&(sq_gptq_block){n, k, g->factor + at * k + at, w, s, z, carry,
+                                                  codes, errors, (float)((1 << grid->bits) - 1)});
+    for (int64_t i = 0; i < n; i++) {
+        int64_t col = g->order[at + i];
+        for (int64_t l = 0; l < rows; l++) {
+            b->c->codes[(b->first + r + l) * grid->k_padded + col] = (uint8_t)codes[i * LANES + l];
+            b->d[(r + l) * k + at + i] = errors[i * LANES + l];
         }
     }
 }
@@ -251,28 +279,29 @@ static void round_rows(const rounding *b, int64_t rows) {
     for (int64_t j = blocks - 1; j >= 0; j--) {
         int64_t at = j * BLOCK, n = k - at < BLOCK ? k - at : BLOCK, behind = at + n;
         memset(b->carry, 0, (size_t)(rows * BLOCK) * sizeof *b->carry);
-        if (behind < k) {
-            sq_sgemm(0, rows, n, k - behind, 1.0f, b->d + behind, k, b->g->factor + behind * k + at,
-                     k, 0.0f, b->carry, BLOCK);
-        }
-        for (int64_t r = 0; r < rows; r++) {
-            round_row(b, r, at, n);
+        sq_operand_add(b->factor, behind, k - behind, at, n, b->d + behind, k, rows, b->carry,
+                       BLOCK);
+        for (int64_t r = 0; r < rows; r += LANES) {
+            round_lanes(b, r, rows - r < LANES ? rows - r : LANES, at, n);
         }
     }
 }
 
 sq_status sq_gptq_codes(const sq_gptq *g, const float *ws, sq_codes *c, sq_error *err) {
-    size_t wide = ROWS * (size_t)g->k, each = wide + ROWS * BLOCK;
+    size_t wide = ROWS * (size_t)g->k, each = wide + ROWS * BLOCK + LANE_ARRAYS * LANE_BLOCK;
     float *all = sq_alloc_raw((size_t)sq_threads() * each, sizeof *all, "errors of rows", err);
-    if (all == NULL) {
+    sq_operand factor = {0};
+    if (all == NULL || sq_operand_open(&factor, g->factor, g->k, g->k, g->k, err) != SQ_OK) {
+        sq_free(all);
         return SQ_ENOMEM;
     }
 #pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads())
     for (int64_t first = 0; first < c->n; first += ROWS) {
         float *own = all + (size_t)omp_get_thread_num() * each;
-        rounding b = {g, c, ws, own, own + wide, first};
+        rounding b = {g, &factor, c, ws, own, own + wide, own + wide + ROWS * BLOCK, first};
         round_rows(&b, c->n - first < ROWS ? c->n - first : ROWS);
     }
+    sq_operand_close(&factor);
     sq_free(all);
     return SQ_OK;
 }

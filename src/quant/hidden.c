@@ -56,6 +56,23 @@ static sq_status embed_one(sq_hidden *h, size_t i, const sq_prompt *p, int visio
     return sq_positions_copy(&h->positions[i], &p->positions, 0, h->tokens[i], err);
 }
 
+/* Brings back the pixels of a prompt that was read without them. */
+static sq_status reload(const sq_hidden *h, size_t i, sq_samples *samples, const sq_frontend *front,
+                        sq_error *err) {
+    sq_sample *s = &samples->items[i];
+    if (s->prompt.n_slots == 0 || s->prompt.slots[0].pixels.patches != NULL) {
+        return SQ_OK;
+    }
+    sq_status st = sq_sample_load(s, front, samples->dir, 0, err);
+    if (st == SQ_OK && (int64_t)s->prompt.ids.len != h->tokens[i]) {
+        st = sq_fail(
+            err, SQ_EFORMAT,
+            "a picture of sample %zu changed while it was read; got %zu tokens, wanted %lld", i + 1,
+            s->prompt.ids.len, (long long)h->tokens[i]);
+    }
+    return st;
+}
+
 /* The list of pictures, and how many numbers their states take. */
 static sq_status list_pictures(sq_hidden *h, const sq_samples *samples, size_t *floats,
                                sq_error *err) {
@@ -111,6 +128,7 @@ sq_status sq_hidden_open(sq_hidden *h, const sq_net *net, sq_samples *samples,
     SQ_TRY(place(h, floats, o->max_ram, o->dir, err));
     divide(h, width);
     for (size_t i = 0; i < h->n; i++) {
+        SQ_TRY(reload(h, i, samples, o->front, err));
         SQ_TRY(embed_one(h, i, &samples->items[i].prompt, o->vision, &seen, err));
         sq_prompt_free(&samples->items[i].prompt);
         if (!sq_progress_tick(progress, "embed", (int64_t)i + 1, (int64_t)h->n, NULL)) {

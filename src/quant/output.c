@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "format/source.h"
+#include "quant/journal.h"
 #include "quant/split.h"
 
 static const uint64_t SHARD_BYTES = 5000000000u;
@@ -128,20 +129,6 @@ static char *in_partial(sq_output *o, const char *name, sq_error *err) {
     return sq_path_join(&o->arena, o->partial, name, err);
 }
 
-/* Reads the journal of an earlier run; another fingerprint or a damaged one means a new start. */
-static int load_journal(sq_output *o, const char *fingerprint) {
-    char *path = in_partial(o, "journal.json", NULL);
-    if (path == NULL || sq_json_load(path, &o->journal, NULL) != SQ_OK) {
-        return 0;
-    }
-    if (strcmp(sq_json_str(o->journal, "fingerprint", ""), fingerprint) == 0) {
-        return 1;
-    }
-    json_decref(o->journal);
-    o->journal = NULL;
-    return 0;
-}
-
 sq_status sq_output_open(sq_output *o, const sq_net *net, const sq_plan *plan, const char *source,
                          const char *out, const char *fingerprint, int resume, sq_error *err) {
     *o = (sq_output){.net = net, .plan = plan, .source = source, .final = out};
@@ -160,26 +147,30 @@ sq_status sq_output_open(sq_output *o, const sq_net *net, const sq_plan *plan, c
     if (o->partial == NULL || o->final == NULL) {
         return SQ_ENOMEM;
     }
-    o->resumed = resume && sq_is_dir(o->partial) && load_journal(o, fingerprint);
-    if (!o->resumed) {
-        SQ_TRY(sq_remove_tree(o->partial, err));
-        o->journal = json_pack("{s:s, s:{}, s:{}}", "fingerprint", fingerprint, "done", "hashes");
-    }
-    SQ_TRY(sq_make_dirs(o->partial, err));
+    SQ_TRY(sq_journal_open(&o->journal, o->partial, fingerprint, resume, &o->resumed, err));
     SQ_TRY(open_writer(o, o->resumed, err));
+    if (o->resumed && !sq_st_writer_kept(o->writer)) { /* the tensors that it tells of are gone */
+        sq_st_writer_close(&o->writer);
+        json_decref(o->journal);
+        SQ_TRY(sq_journal_open(&o->journal, o->partial, fingerprint, 0, &o->resumed, err));
+        SQ_TRY(open_writer(o, 0, err));
+    }
 fail:
     return st;
 }
 
 void sq_output_close(sq_output *o) {
     sq_st_writer_close(&o->writer);
+    if (!o->finished) {
+        sq_journal_abandon(o->journal, o->partial);
+    }
     json_decref(o->journal);
     sq_arena_free(&o->arena);
     *o = (sq_output){0};
 }
 
 const json_t *sq_output_done(const sq_output *o, const char *unit) {
-    return json_object_get(json_object_get(o->journal, "done"), unit);
+    return sq_journal_done(o->journal, unit);
 }
 
 static sq_status put(sq_output *o, const char *name, const void *data, size_t bytes,
@@ -266,10 +257,12 @@ sq_status sq_output_copy(sq_output *o, const sq_tensor *t, sq_error *err) {
 }
 
 sq_status sq_output_commit(sq_output *o, const char *unit, json_t *entries, sq_error *err) {
-    json_object_set_new(json_object_get(o->journal, "done"), unit, entries);
-    char *path = in_partial(o, "journal.json", err);
-    sq_status st = path == NULL ? SQ_ENOMEM : sq_st_writer_sync(o->writer, err);
-    return st == SQ_OK ? sq_json_save(path, o->journal, err) : st;
+    sq_status st = sq_st_writer_sync(o->writer, err);
+    if (st != SQ_OK) {
+        json_decref(entries);
+        return st;
+    }
+    return sq_journal_commit(o->journal, o->partial, unit, entries, err);
 }
 
 /* ---- the end ---- */
@@ -373,26 +366,26 @@ static sq_status copy_files(sq_output *o, json_t *files, sq_error *err) {
     return st;
 }
 
-sq_status sq_output_finish(sq_output *o, json_t *layers, sq_error *err) {
+sq_status sq_output_finish(sq_output *o, json_t *layers, json_t *options, sq_error *err) {
     json_t *files = json_object(), *record = NULL;
-    char *path = in_partial(o, "squint.json", err), *journal = in_partial(o, "journal.json", err);
-    sq_status st = path == NULL || journal == NULL ? SQ_ENOMEM : SQ_OK;
+    char *path = in_partial(o, "squint.json", err);
+    sq_status st = path == NULL ? SQ_ENOMEM : SQ_OK;
     SQ_TRY(st);
     SQ_TRY(sq_st_writer_finish(&o->writer, err));
     SQ_TRY(write_config(o, err));
     SQ_TRY(copy_files(o, files, err));
-    record = json_pack("{s:i, s:s, s:O*, s:O, s:O, s:o*}", "version", 1, "squint", SQ_VERSION,
+    record = json_pack("{s:i, s:s, s:O*, s:O, s:O, s:o*, s:O*}", "version", 1, "squint", SQ_VERSION,
                        "layers", layers, "files", files, "tensors",
-                       json_object_get(o->journal, "hashes"), "tp", sq_split_record(o->plan));
+                       json_object_get(o->journal, "hashes"), "tp", sq_split_record(o->plan),
+                       "options", options);
     SQ_TRY(sq_json_save(path, record, err));
+    SQ_TRY(sq_journal_remove(o->partial, err));
     if (rename(o->partial, o->final) != 0) {
         st = sq_fail_errno(err, "cannot rename to", o->final);
+        sq_journal_save(o->journal, o->partial, NULL); /* the work is not lost */
         goto fail;
     }
-    journal = sq_path_join(&o->arena, o->final, "journal.json", err);
-    if (journal != NULL) {
-        unlink(journal);
-    }
+    o->finished = 1;
 fail:
     json_decref(files);
     json_decref(record);

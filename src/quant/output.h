@@ -15,9 +15,8 @@ typedef struct sq_output {
     const char *source, *final;
     char *partial;
     sq_st_writer *writer;
-    json_t
-        *journal; /* {"fingerprint", "done": {unit: [layer entries]}, "hashes": {tensor: hash}} */
-    int resumed;
+    json_t *journal; /* quant/journal.h; a unit's entry is the list of its layers */
+    int resumed, finished;
 } sq_output;
 
 /* Refuses an existing OUT. `fingerprint` names model, options and data: another one in OUT.partial
@@ -40,9 +39,9 @@ int sq_output_replaces(const sq_output *o, const sq_tensor *t);
 sq_status sq_output_copy(sq_output *o, const sq_tensor *t, sq_error *err);
 /* Syncs, then records the unit. Takes entries. */
 sq_status sq_output_commit(sq_output *o, const char *unit, json_t *entries, sq_error *err);
-/* config.json, the other files byte for byte, squint.json; renames. */
-/* layers: NULL where nothing is known of them. */
-sq_status sq_output_finish(sq_output *o, json_t *layers, sq_error *err);
+/* config.json, the other files byte for byte, squint.json; renames. layers, options: NULL where
+ * nothing is known of them. */
+sq_status sq_output_finish(sq_output *o, json_t *layers, json_t *options, sq_error *err);
 void sq_output_close(sq_output *o);
 
 /* FNV-1a 64 as 16 hex digits. */

@@ -82,7 +82,7 @@ static sq_status quantize(sq_job *j, const sq_plan_row *p, json_t *entries) {
     sq_codes_close(&c);
     sq_tensor_release(l->file);
     const double errors[3] = {s.error, s.rtn, s.signal};
-    json_array_append_new(entries, sq_job_entry(p, "rtn", errors, NULL));
+    json_array_append_new(entries, sq_job_entry(p, "rtn", errors, NULL, -1));
     return st;
 }
 

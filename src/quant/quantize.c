@@ -7,6 +7,8 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "quant/fingerprint.h"
+#include "quant/finite.h"
 #include "quant/job.h"
 #include "quant/quant.h"
 #include "quant/split.h"
@@ -42,52 +44,6 @@ static sq_status quantize_stages(sq_job *j) {
         }
     }
     return SQ_OK;
-}
-
-/* What a resumed run must have in common with the one before. */
-static sq_status fingerprint(const char *model, const sq_quantize_options *o, const sq_net *net,
-                             char out[17], sq_error *err) {
-    sq_buf b = {0};
-    char *config = json_dumps(net->config.json, JSON_COMPACT | JSON_SORT_KEYS);
-    sq_buf_printf(&b, "%s|%s|", o->embedding == NULL ? "keep" : o->embedding,
-                  o->lm_head == NULL ? "keep" : o->lm_head);
-    sq_buf_printf(&b, "%s|", o->target == NULL ? "" : o->target);
-    sq_buf_printf(&b, "%s|%d|%d|%g|%g|%d|%d|", o->format == NULL ? "" : o->format, o->tp,
-                  o->mse_range, o->target_bits, o->damp, o->no_act_order, o->sequential);
-    sq_buf_printf(&b, "%s|%s|%s|%lld|%d|%s|%lld|%lld|%d|%d|%llu|%zu|", config == NULL ? "" : config,
-                  o->method == NULL ? "awq" : o->method, o->scheme == NULL ? "w4a16" : o->scheme,
-                  (long long)o->group_size, o->symmetric, o->vision == NULL ? "keep" : o->vision,
-                  (long long)o->samples, (long long)o->seq, (int)o->indivisible, o->no_clip,
-                  (unsigned long long)sq_checkpoint_bytes(net->ckpt),
-                  sq_checkpoint_count(net->ckpt));
-    free(config);
-    /* A taste of every tensor: equal shapes with other numbers are another model. */
-    for (size_t i = 0; i < sq_checkpoint_count(net->ckpt); i++) {
-        const sq_tensor *t = sq_checkpoint_at(net->ckpt, i);
-        sq_buf_put(&b, t->data, t->bytes < 64 ? t->bytes : 64);
-    }
-    const char *const files[] = {o->calib, o->stats, o->profile};
-    for (int i = 0; i < 3; i++) {
-        sq_map m = {0};
-        char hash[17] = "";
-        if (files[i] != NULL) {
-            sq_status st = sq_map_open(&m, files[i], err);
-            if (st != SQ_OK) {
-                sq_buf_free(&b);
-                return st;
-            }
-            sq_hash_text(m.data, m.size, hash);
-            sq_map_close(&m);
-        }
-        sq_buf_puts(&b, hash);
-    }
-    (void)model;
-    sq_status st = b.failed ? sq_fail_nomem(err, "a fingerprint", b.len) : SQ_OK;
-    if (st == SQ_OK) {
-        sq_hash_text(b.data, b.len, out);
-    }
-    sq_buf_free(&b);
-    return st;
 }
 
 static void gather(sq_job *j) {
@@ -173,21 +129,6 @@ static json_t *options_of(const sq_quantize_options *o) {
     return w;
 }
 
-/* Lays the options into the folder's record, so that a report can name the command. */
-static sq_status record_options(const sq_job *j, const char *out) {
-    sq_arena a = {0};
-    json_t *record = NULL;
-    char *path = sq_path_join(&a, out, "squint.json", j->err);
-    sq_status st = path == NULL ? SQ_ENOMEM : sq_json_load(path, &record, j->err);
-    if (st == SQ_OK) {
-        json_object_set_new(record, "options", options_of(j->o));
-        st = sq_json_save(path, record, j->err);
-    }
-    json_decref(record);
-    sq_arena_free(&a);
-    return st;
-}
-
 /* --target-bits: a pass over the data that measures, before anything is written. */
 static sq_status mix_plan(sq_job *j) {
     enum { SENSE_SAMPLES = 4, SENSE_TOKENS = 256 };
@@ -211,7 +152,8 @@ static sq_status mix_plan(sq_job *j) {
     }
     if (j->o->calib != NULL) {
         int64_t seq = j->o->seq > 0 && j->o->seq < SENSE_TOKENS ? j->o->seq : SENSE_TOKENS;
-        SQ_TRY(sq_samples_read(&s, &j->front, j->o->calib, SENSE_SAMPLES, seq, 1, j->err));
+        SQ_TRY(
+            sq_samples_read(&s, &j->front, j->o->calib, SENSE_SAMPLES, seq, SQ_SAMPLE_ALL, j->err));
         SQ_TRY(sq_mixed_sense(&j->mixed, &s, j->progress, j->err));
     } else {
         sq_progress_note(j->progress,
@@ -226,17 +168,21 @@ fail:
 
 static sq_status make_folder(sq_job *j, const char *model, const char *out) {
     char mark[17];
-    sq_target target;
+    sq_engine engine;
     const sq_quantize_options *o = j->o;
+    uint64_t stats = 0;
+    json_t *options = options_of(o);
     sq_status st;
     SQ_TRY(sq_net_open(&j->net, model, j->err));
     sq_net_use_bf16(j->net);
     SQ_TRY(sq_plan_make(&j->plan, j->net, o, j->err));
     int data = sq_policy_needs_data(&j->plan.policy);
-    SQ_TRY(fingerprint(model, o, j->net, mark, j->err));
+    SQ_TRY(sq_check_finite(j->net, j->err));
+    SQ_TRY(sq_model_mark(j->net, &j->model, j->err));
     if (data && o->stats != NULL) {
-        SQ_TRY(sq_checkpoint_open(&j->stats_file, o->stats, j->err));
+        SQ_TRY(sq_stats_file_open(&j->stats_file, o->stats, j->model, &j->head, &stats, j->err));
     }
+    SQ_TRY(sq_fingerprint("quantize", j->net, o, stats, mark, j->err));
     if (data && o->calib != NULL) {
         SQ_TRY(sq_frontend_open(&j->front, model, &j->net->config, j->err));
     }
@@ -256,8 +202,9 @@ static sq_status make_folder(sq_job *j, const char *model, const char *out) {
     if (j->plan.ranks > 1) {
         SQ_TRY(sq_split_plan(&j->plan, j->net, j->err));
     }
-    SQ_TRY(sq_target_parse(o->target, &target, j->err));
-    SQ_TRY(sq_target_plan(&j->plan, &j->net->config, target, &j->plan.half, j->err));
+    SQ_TRY(sq_target_parse(o->target, &engine, j->err));
+    SQ_TRY(sq_target_plan(&j->plan, &j->net->config, engine, &j->plan.half, j->err));
+    sq_target_note(engine, j->progress);
     SQ_TRY(sq_output_open(&j->out, j->net, &j->plan, model, out, mark, !o->no_resume, j->err));
     note_padding(j);
     if (j->out.resumed) {
@@ -270,10 +217,10 @@ static sq_status make_folder(sq_job *j, const char *model, const char *out) {
     SQ_TRY(sq_job_outside(j));
     gather(j);
     double t = sq_now();
-    SQ_TRY(sq_output_finish(&j->out, j->layers, j->err));
-    SQ_TRY(record_options(j, out));
+    SQ_TRY(sq_output_finish(&j->out, j->layers, options, j->err));
     j->write_s += sq_now() - t;
 fail:
+    json_decref(options);
     return st;
 }
 
@@ -291,14 +238,14 @@ static sq_status quantize_folder(const char *model, const char *out, const sq_qu
         verify_s = sq_now() - t;
     }
     if (st == SQ_OK || st == SQ_ECHECK) {
-        *report =
-            json_pack("{s:s, s:{s:f, s:f, s:f, s:f, s:f}, s:I, s:O, s:I, s:I, s:b, s:b, s:o?}",
-                      "output", out, "seconds", "calibrate", j.calibrate_s, "quantize",
-                      j.quantize_s, "write", j.write_s, "verify", verify_s, "total",
-                      sq_now() - start, "peak_rss_bytes", (json_int_t)sq_peak_rss(), "layers",
-                      j.layers, "bytes_before", (json_int_t)sq_checkpoint_bytes(j.net->ckpt),
-                      "bytes_after", (json_int_t)folder_bytes(out), "resumed", j.out.resumed,
-                      "sequential", o->sequential, "verify", verified);
+        *report = json_pack(
+            "{s:s, s:{s:f, s:f, s:f, s:f, s:f, s:f, s:f}, s:I, s:O, s:I, s:I, s:b, s:b, s:o?}",
+            "output", out, "seconds", "calibrate", j.calibrate_s, "embed", j.embed_s, "statistics",
+            j.statistics_s, "quantize", j.quantize_s, "write", j.write_s, "verify", verify_s,
+            "total", sq_now() - start, "peak_rss_bytes", (json_int_t)sq_peak_rss(), "layers",
+            j.layers, "bytes_before", (json_int_t)sq_checkpoint_bytes(j.net->ckpt), "bytes_after",
+            (json_int_t)folder_bytes(out), "resumed", j.out.resumed, "sequential", o->sequential,
+            "verify", verified);
     } else {
         json_decref(verified);
     }
@@ -307,6 +254,9 @@ static sq_status quantize_folder(const char *model, const char *out, const sq_qu
     }
     if (*report != NULL && o->tp > 1) {
         json_object_set_new(*report, "tp", sq_split_record(&j.plan));
+    }
+    if (*report != NULL) {
+        sq_job_report_data(&j, *report);
     }
     sq_job_close(&j);
     return st;

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <omp.h>
+#include <string.h>
 
 #include "kernels/kernels.h"
 
@@ -73,16 +74,17 @@ void sq_ranges_weighted(const sq_grid *g, const float *w, int64_t n, const float
 
 /* ---- all groups of a row together ---- */
 
-/* A block of rows: the error d of each row, in the unscaled channels, and its product with X'X are
- * kept up to date while one group after the other moves. */
+/* A block of rows and the error d of each, in the unscaled channels; one group after the other
+ * moves. */
 typedef struct joint {
     const sq_grid *grid;
     const float *w, *scale, *xx;
+    const sq_operand *operand; /* X'X */
     int64_t k, rows, groups;
     int moves;
-    float *d, *product;   /* [ROWS][k] */
-    float *e, *t, *cross; /* [ROWS][MOVES][group] twice, [ROWS][group] */
-    sq_range *ranges;     /* [rows][groups] */
+    float *d;                   /* [ROWS][k] */
+    float *e, *t, *cross, *own; /* [ROWS][MOVES][group] twice, [ROWS][group] twice */
+    sq_range *ranges;           /* [rows][groups] */
 } joint;
 
 static double dot(const float *a, const float *b, int64_t n) {
@@ -127,7 +129,7 @@ static void pick(joint *b, int64_t j, int64_t at, int64_t m) {
     sq_sgemm(0, tall, m, m, 1.0f, b->e, m, b->xx + at * k + at, k, 0.0f, b->t, m);
     for (int64_t r = 0; r < b->rows; r++) {
         const float *d = b->d + r * k + at, *cross = b->cross + r * m;
-        double best = dot(d, b->product + r * k + at, m) + dot(d, cross, m);
+        double best = dot(d, b->own + r * m, m) + 2 * dot(d, cross, m);
         int which = -1;
         for (int i = 0; i < b->moves; i++) {
             const float *e = b->e + (r * b->moves + i) * m;
@@ -145,23 +147,14 @@ static void pick(joint *b, int64_t j, int64_t at, int64_t m) {
 
 static void move_group(joint *b, int64_t j) {
     int64_t k = b->k, at = j * b->grid->group, m = width_of(b->grid, j);
-    sq_sgemm(0, b->rows, m, m, 1.0f, b->d + at, k, b->xx + at * k + at, k, 0.0f, b->cross, m);
-    for (int64_t r = 0; r < b->rows; r++) {
-        for (int64_t c = 0; c < m; c++) {
-            b->cross[r * m + c] = b->product[r * k + at + c] - b->cross[r * m + c];
-        }
-    }
+    memset(b->cross, 0, (size_t)(b->rows * m) * sizeof *b->cross);
+    sq_operand_add(b->operand, 0, at, at, m, b->d, k, b->rows, b->cross, m);
+    sq_operand_add(b->operand, at + m, k - at - m, at, m, b->d + at + m, k, b->rows, b->cross, m);
+    sq_sgemm(0, b->rows, m, m, 1.0f, b->d + at, k, b->xx + at * k + at, k, 0.0f, b->own, m);
     pick(b, j, at, m);
     for (int64_t r = 0; r < b->rows; r++) {
-        float *e = b->e + r * m, *d = b->d + r * k + at;
-        error_of(b, r, at, m, b->ranges[r * b->groups + j], e);
-        for (int64_t c = 0; c < m; c++) {
-            float old = d[c];
-            d[c] = e[c];
-            e[c] -= old;
-        }
+        error_of(b, r, at, m, b->ranges[r * b->groups + j], b->d + r * k + at);
     }
-    sq_sgemm(0, b->rows, k, m, 1.0f, b->e, m, b->xx + at * k, k, 1.0f, b->product, k);
 }
 
 static void move_rows(joint *b) {
@@ -172,7 +165,6 @@ static void move_rows(joint *b) {
                      b->d + r * k + j * group);
         }
     }
-    sq_sgemm(0, b->rows, k, k, 1.0f, b->d, k, b->xx, k, 0.0f, b->product, k);
     for (int sweep = 0; sweep < SWEEPS; sweep++) {
         for (int64_t j = 0; j * group < k; j++) {
             move_group(b, j);
@@ -185,9 +177,12 @@ sq_status sq_ranges_joint(const sq_grid *g, const float *w, int64_t n, const flo
     int64_t k = g->k, width = g->group < k ? g->group : k, groups = g->k_padded / g->group;
     size_t wide = (size_t)(ROWS * k), tall = (size_t)(ROWS * MOVES * width);
     int64_t blocks = (n + ROWS - 1) / ROWS;
-    size_t threads = (size_t)sq_threads(), each = 2 * wide + 2 * tall + (size_t)(ROWS * width);
+    size_t narrow = (size_t)(ROWS * width);
+    size_t threads = (size_t)sq_threads(), each = wide + 2 * tall + 2 * narrow;
+    sq_operand operand = {0};
     float *all = sq_alloc_raw(threads * each, sizeof *all, "clip search", err);
-    if (all == NULL) {
+    if (all == NULL || sq_operand_open(&operand, stat->xx, k, k, k, err) != SQ_OK) {
+        sq_free(all);
         return SQ_ENOMEM;
     }
 #pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads())
@@ -197,18 +192,20 @@ sq_status sq_ranges_joint(const sq_grid *g, const float *w, int64_t n, const flo
                    .w = w + i * ROWS * k,
                    .scale = scale,
                    .xx = stat->xx,
+                   .operand = &operand,
                    .k = k,
                    .rows = n - i * ROWS < ROWS ? n - i * ROWS : ROWS,
                    .groups = groups,
                    .moves = g->symmetric ? MOVES / 2 : MOVES,
                    .d = own,
-                   .product = own + wide,
-                   .e = own + 2 * wide,
-                   .t = own + 2 * wide + tall,
-                   .cross = own + 2 * wide + 2 * tall,
+                   .e = own + wide,
+                   .t = own + wide + tall,
+                   .cross = own + wide + 2 * tall,
+                   .own = own + wide + 2 * tall + narrow,
                    .ranges = ranges + i * ROWS * groups};
         move_rows(&b);
     }
+    sq_operand_close(&operand);
     sq_free(all);
     return SQ_OK;
 }

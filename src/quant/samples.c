@@ -9,7 +9,7 @@ typedef struct reading {
     const sq_frontend *f;
     const char *path;
     int64_t max, seq;
-    int load;
+    sq_sample_mode load;
     size_t cap;
     sq_buf text; /* plain text lines so far */
     sq_error *err;
@@ -42,6 +42,27 @@ sq_status sq_sample_load(sq_sample *s, const sq_frontend *f, const char *dir, in
     return sq_prompt_messages(&s->prompt, f, messages, dir, generation, err);
 }
 
+/* Decodes the last sample; one that the model has no positions for goes again. */
+static sq_status load_line(reading *r, sq_sample *s) {
+    sq_status st = sq_sample_load(s, r->f, r->out->dir, 0, r->err);
+    if (st == SQ_ELIMIT) {
+        json_decref(s->line);
+        r->out->n--;
+        r->out->dropped++;
+        return SQ_OK;
+    }
+    r->out->tokens += (int64_t)s->prompt.ids.len;
+    for (size_t i = 0; i < s->prompt.n_slots; i++) {
+        sq_slot *slot = &s->prompt.slots[i];
+        r->out->picture_tokens += slot->count;
+        if (r->load == SQ_SAMPLE_SIZES) {
+            sq_free(slot->pixels.patches);
+            slot->pixels.patches = NULL;
+        }
+    }
+    return st;
+}
+
 static sq_status one_line(reading *r, const char *line, size_t len, size_t number) {
     json_t *v = NULL;
     sq_status st = sq_json_parse(line, len, r->path, &v, r->err);
@@ -61,12 +82,9 @@ static sq_status one_line(reading *r, const char *line, size_t len, size_t numbe
         json_decref(v);
     } else {
         s->line = v;
-        if (r->load) {
-            st = sq_sample_load(s, r->f, r->out->dir, 0, r->err);
-            r->out->tokens += (int64_t)s->prompt.ids.len;
-        }
+        st = r->load != SQ_SAMPLE_LINES ? load_line(r, s) : SQ_OK;
     }
-    if (st != SQ_OK) {
+    if (st != SQ_OK || (r->load != SQ_SAMPLE_LINES && r->out->n == 0)) {
         sq_error_prefix(r->err, "'%s' line %zu: ", r->path, number);
     }
     return st;
@@ -81,10 +99,15 @@ static sq_status cut_text(reading *r) {
     sq_ids ids = {0};
     sq_status st =
         sq_tokenizer_encode(r->f->tokenizer, r->text.data, r->text.len, 1, 0, &ids, r->err);
-    for (size_t at = 0; st == SQ_OK && at < ids.len && !full(r); at += (size_t)r->seq) {
+    for (size_t at = 0; st == SQ_OK && at < ids.len; at += (size_t)r->seq) {
         size_t n = ids.len - at < (size_t)r->seq ? ids.len - at : (size_t)r->seq;
         if (at > 0 && n < (size_t)r->seq / 8) {
+            r->out->dropped++;
             break;
+        }
+        if (full(r)) {
+            r->out->unused++;
+            continue;
         }
         sq_sample *s = NULL;
         st = new_sample(r, &s);
@@ -98,7 +121,7 @@ static sq_status cut_text(reading *r) {
 }
 
 sq_status sq_samples_read(sq_samples *out, const sq_frontend *f, const char *path, int64_t max,
-                          int64_t seq, int load, sq_error *err) {
+                          int64_t seq, sq_sample_mode load, sq_error *err) {
     *out = (sq_samples){0};
     reading r = {.out = out,
                  .f = f,
@@ -117,8 +140,9 @@ sq_status sq_samples_read(sq_samples *out, const sq_frontend *f, const char *pat
         goto fail;
     }
     SQ_TRY(sq_map_open(&m, path, err));
+    r.seq = r.seq < f->config->max_positions ? r.seq : f->config->max_positions;
     size_t number = 0;
-    for (size_t at = 0; at < m.size && !full(&r);) {
+    for (size_t at = 0; at < m.size;) {
         const char *line = (const char *)m.data + at, *end = memchr(line, '\n', m.size - at);
         size_t len = end == NULL ? m.size - at : (size_t)(end - line), k = 0;
         number++;
@@ -126,12 +150,16 @@ sq_status sq_samples_read(sq_samples *out, const sq_frontend *f, const char *pat
         while (k < len && (line[k] == ' ' || line[k] == '\t' || line[k] == '\r')) {
             k++;
         }
-        if (k < len) {
+        if (k < len && full(&r)) {
+            out->unused++;
+        } else if (k < len) {
             SQ_TRY(one_line(&r, line, len, number));
         }
     }
     SQ_TRY(cut_text(&r));
-    if (out->n == 0) {
+    if (out->n == 0 && out->dropped > 0) {
+        st = SQ_ELIMIT; /* the error is that of the last one */
+    } else if (out->n == 0) {
         st = sq_fail(err, SQ_EFORMAT,
                      "'%s' holds no samples; wanted JSON lines with messages or text", path);
     }

@@ -12,18 +12,26 @@ typedef struct sq_sample {
 typedef struct sq_samples {
     sq_sample *items;
     size_t n;
-    int64_t tokens, skipped;
+    int64_t tokens, picture_tokens; /* of prompts that are loaded */
+    /* Samples that are not here: longer than the model's positions, or a tail of the text too short
+     * to be a piece; and those beyond `max`. */
+    int64_t dropped, unused;
     char *dir; /* of the file */
 } sq_samples;
 
 /* Reads at most max samples (0: all). Conversations stay whole, `{"text": …}` lines are joined by a
- * blank line and cut into pieces of `seq` tokens. With `questions`, only the part before the last
- * assistant turn is the prompt and the generation prompt is added. A bad line is SQ_EFORMAT with
- * its number; no sample at all is an error. Pictures are decoded when `load` is set, else only
- * lines are kept and sq_sample_load builds each prompt. */
+ * blank line and cut into pieces of `seq` tokens, or of as many as the model has positions. A bad
+ * line is SQ_EFORMAT with its number; no sample at all is an error. Prompts are made, and what is
+ * longer than the model's positions is dropped (SQ_ELIMIT when nothing is left), unless only lines
+ * are asked for: then sq_sample_load builds each prompt. */
+typedef enum sq_sample_mode {
+    SQ_SAMPLE_LINES,
+    SQ_SAMPLE_SIZES, /* prompts whose pictures keep no pixels; sq_sample_load brings them again */
+    SQ_SAMPLE_ALL,
+} sq_sample_mode;
 sq_status sq_samples_read(sq_samples *out, const sq_frontend *f, const char *path, int64_t max,
-                          int64_t seq, int load, sq_error *err);
-/* Builds the prompt of a sample that was read without `load`. */
+                          int64_t seq, sq_sample_mode load, sq_error *err);
+/* Builds the prompt of a sample, anew where there is one. */
 sq_status sq_sample_load(sq_sample *s, const sq_frontend *f, const char *dir, int generation,
                          sq_error *err);
 void sq_samples_close(sq_samples *s);

@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { BLOCK_ROWS = 256 };
+#include "base/log.h"
+
+enum { BLOCK_ROWS = 512 };
 
 sq_status sq_stat_open(sq_stat *s, int64_t k, sq_error *err) {
     *s = (sq_stat){.k = k};
@@ -61,15 +63,36 @@ float sq_stat_row_weight(const float *x, int64_t k) {
     return sum == 0 ? 0.0f : (float)(1 / sqrt(sum / (double)k));
 }
 
+/* The rows that wait in the block. */
+static void add_block(sq_stat *s) {
+    if (s->waiting > 0) {
+        sq_syrk_accumulate(s->block, s->k, s->waiting, s->k, s->xx);
+        s->waiting = 0;
+    }
+}
+
 static void add_moments(sq_stat *s, const float *x, int64_t ldx, int64_t rows) {
+    float *to = s->block + s->waiting * s->k;
 #pragma omp parallel for schedule(static) if (s->k * rows > 16384)
     for (int64_t r = 0; r < rows; r++) {
         float root = sqrtf(sq_stat_row_weight(x + r * ldx, s->k));
         for (int64_t c = 0; c < s->k; c++) {
-            s->block[r * s->k + c] = root * x[r * ldx + c];
+            to[r * s->k + c] = root * x[r * ldx + c];
         }
     }
-    sq_syrk_accumulate(s->block, s->k, rows, s->k, s->xx);
+    s->waiting += rows;
+    if (s->waiting == BLOCK_ROWS) {
+        add_block(s);
+    }
+}
+
+void sq_stat_finish(sq_stat *s) {
+    if (s->block != NULL) {
+        add_block(s);
+        sq_syrk_mirror(s->k, s->xx);
+        sq_free(s->block);
+        s->block = NULL;
+    }
 }
 
 sq_status sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows, sq_error *err) {
@@ -91,8 +114,9 @@ sq_status sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows, sq_
         s->sum_abs[c] += sum;
         s->max_abs[c] = top;
     }
-    for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
-        add_moments(s, x + r * ldx, ldx, rows - r < BLOCK_ROWS ? rows - r : BLOCK_ROWS);
+    for (int64_t r = 0, n; r < rows; r += n) {
+        n = BLOCK_ROWS - s->waiting < rows - r ? BLOCK_ROWS - s->waiting : rows - r;
+        add_moments(s, x + r * ldx, ldx, n);
     }
     for (int64_t r = 0; r < rows; r++) {
         add_to_sample(s, x + r * ldx);
@@ -101,12 +125,7 @@ sq_status sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows, sq_
 }
 
 double sq_stat_loss(const sq_stat *s, const float *d, int64_t m, float *tmp) {
-    double sum = 0;
-    sq_sgemm(0, m, s->k, s->k, 1.0f, d, s->k, s->xx, s->k, 0.0f, tmp, s->k);
-    for (int64_t i = 0; i < m * s->k; i++) {
-        sum += (double)d[i] * (double)tmp[i];
-    }
-    return sum;
+    return sq_quadratic(d, m, s->xx, s->k, tmp);
 }
 
 sq_status sq_stat_set_sink(void *user, int tap, const float *x, int64_t ldx, int64_t rows,
@@ -116,8 +135,11 @@ sq_status sq_stat_set_sink(void *user, int tap, const float *x, int64_t ldx, int
         return SQ_OK;
     }
     sq_stat *s = &set->stats[tap - set->first];
+    double t = sq_now();
     sq_status st = s->k == 0 ? sq_stat_open(s, k, err) : SQ_OK;
-    return st == SQ_OK ? sq_stat_add(s, x, ldx, rows, err) : st;
+    st = st == SQ_OK ? sq_stat_add(s, x, ldx, rows, err) : st;
+    set->seconds += sq_now() - t;
+    return st;
 }
 
 void sq_stat_parts(sq_stat *s, int64_t k, sq_stat_part out[SQ_STAT_PARTS]) {

@@ -18,12 +18,15 @@ typedef struct sq_stat {
     float *xx;       /* [k][k], of rows times the root of their weight */
     float *sample;   /* [SQ_STAT_SAMPLE][k], the first sample_rows of them used */
     int64_t sample_rows;
-    float *block; /* scratch of sq_stat_add: rows times the root of their weight */
+    float *block; /* rows times the root of their weight that are not in xx yet */
+    int64_t waiting;
 } sq_stat;
 
 sq_status sq_stat_open(sq_stat *s, int64_t k, sq_error *err);
 void sq_stat_close(sq_stat *s);
 sq_status sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows, sq_error *err);
+/* After the last rows, before xx is read. More may be added later. */
+void sq_stat_finish(sq_stat *s);
 /* 1 / rms(x); 0 of a row of zeros. */
 float sq_stat_row_weight(const float *x, int64_t k);
 
@@ -34,6 +37,7 @@ double sq_stat_loss(const sq_stat *s, const float *d, int64_t m, float *tmp);
 typedef struct sq_stat_set {
     int first, n;
     sq_stat *stats;
+    double seconds; /* that the sink took */
 } sq_stat_set;
 sq_status sq_stat_set_sink(void *user, int tap, const float *x, int64_t ldx, int64_t rows,
                            int64_t k, sq_error *err);

@@ -6,7 +6,6 @@
 #include "quant/awq.h"
 #include "quant/inputs.h"
 #include "quant/ranges.h"
-#include "quant/refine.h"
 
 enum { ERROR_ROWS = 512, ROW_BLOCK = 256 };
 
@@ -103,7 +102,6 @@ static sq_status encode(const tap *t, int l, const float *scale, int plain, sq_c
     sq_quantize_rows(out, t->ws, ranges);
     if (!plain && t->gptq.factor != NULL) {
         SQ_TRY(sq_gptq_codes(&t->gptq, t->ws, out, err));
-        SQ_TRY(sq_refine_codes(out, t->ws, scale, t->stat, t->gptq.damp, err));
     }
     *error = stored_error(t, l, out, scale);
 fail:
@@ -180,16 +178,21 @@ static sq_status run(tap *t, int may_scale, sq_tap_result *out, sq_error *err) {
     if (may_scale && g->scale && t->stat != NULL) {
         SQ_TRY(sq_search_scale(g, t->stat, &t->gptq, t->scale, &found, err));
     }
-    if (found && !g->gptq) {
+    /* Rounded inputs decide over the scale (quant/inputs), and the search has counted them. */
+    int first = found && (!g->gptq || g->grids[0].act_bits != 0);
+    if (first) {
         SQ_TRY(try_scale(t, 0, out, &taken, err));
+    }
+    if (first && !taken) {
+        SQ_TRY(refactor(t, NULL, err));
     }
     for (int l = 0; !taken && l < g->n; l++) {
         SQ_TRY(encode_unscaled(t, l, out, err));
-        if (found && !g->gptq && out->fallback[l] == NULL) {
+        if (first && out->fallback[l] == NULL) {
             out->fallback[l] = "a scale made one of the linears worse than round-to-nearest";
         }
     }
-    if (found && g->gptq) {
+    if (found && !first) {
         SQ_TRY(try_scale(t, 1, out, &taken, err));
     }
 fail:

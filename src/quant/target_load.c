@@ -462,7 +462,7 @@ static void check_kernel(reading *r, const module *m) {
     if (!m->quantized || m->scheme.bits == 0 || r->q == NULL) {
         return;
     }
-    const sq_target_rule *rule = sq_target_find(r->l.target, &x, &why);
+    const sq_target_rule *rule = sq_target_find(r->l.engine, &x, &why);
     if (rule == NULL) {
         sq_loading_say(&r->l, m->name, "%.300s", why.text);
     } else if (sq_target_half(rule) && strcmp(r->l.config.dtype, "float16") != 0 && !r->half_said) {
@@ -535,9 +535,10 @@ fail:
     return st;
 }
 
-sq_status sq_target_check(const char *path, sq_target t, sq_target_finding finding, void *user,
+sq_status sq_target_check(const char *path, sq_engine e, sq_target_finding finding, void *user,
                           sq_error *err) {
-    reading r = {.l = {.path = path, .target = t, .finding = finding, .user = user}};
+    sq_target t = e.kind;
+    reading r = {.l = {.path = path, .engine = e, .target = t, .finding = finding, .user = user}};
     sq_status st = SQ_OK;
     if (t == SQ_TARGET_LLAMACPP) {
         sq_loading_gguf(&r.l);

@@ -8,7 +8,8 @@
 
 typedef struct sq_loading {
     const char *path;
-    sq_target target;
+    sq_engine engine;
+    sq_target target; /* its kind */
     sq_target_finding finding;
     void *user;
     sq_arena arena;

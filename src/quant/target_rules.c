@@ -1,9 +1,12 @@
 /* The table of what engines have kernels for, and a plan held against it. Facts were read in the
- * files that each row names. */
+ * files that each row names, as of the release it names. */
 #include "quant/target.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "quant/split.h"
 
 static const char *const names[SQ_TARGETS] = {"none",         "vllm",      "sglang",
@@ -11,20 +14,83 @@ static const char *const names[SQ_TARGETS] = {"none",         "vllm",      "sgla
 
 const char *sq_target_name(sq_target t) { return names[t]; }
 
-sq_status sq_target_parse(const char *name, sq_target *out, sq_error *err) {
-    *out = SQ_TARGET_NONE;
-    for (int i = 1; name != NULL && i < SQ_TARGETS; i++) {
-        if (strcmp(name, names[i]) == 0) {
-            *out = (sq_target)i;
+#define V(a, b, c) ((a)*1000000 + (b)*1000 + (c))
+
+/* The releases that were read, the oldest and the newest. llama.cpp: numbers of llama-cpp-python,
+ * whose llama.cpp was run. */
+static const int known[SQ_TARGETS][2] = {{0},
+                                         {V(0, 11, 0), V(0, 33, 0)},
+                                         {V(0, 5, 5), V(0, 5, 23)},
+                                         {V(5, 17, 0), V(5, 23, 0)},
+                                         {V(0, 3, 36), V(0, 3, 36)},
+                                         {V(0, 1, 0), V(0, 1, 0)}};
+
+static void version_text(int v, char out[16]) {
+    snprintf(out, 16, "%d.%d.%d", v / 1000000, v / 1000 % 1000, v % 1000);
+}
+
+const char *sq_engine_text(sq_engine e, char out[SQ_ENGINE_TEXT]) {
+    char version[16];
+    version_text(e.version, version);
+    snprintf(out, SQ_ENGINE_TEXT, "%s@%s", names[e.kind], version);
+    return out;
+}
+
+const char *sq_engine_known(sq_engine e, char out[SQ_ENGINE_TEXT]) {
+    char first[16], last[16];
+    version_text(known[e.kind][0], first);
+    version_text(known[e.kind][1], last);
+    snprintf(out, SQ_ENGINE_TEXT, strcmp(first, last) == 0 ? "%s" : "%s and %s", first, last);
+    return out;
+}
+
+/* "0.11", "v0.11.2": 0 when it is none. */
+static int parse_version(const char *text) {
+    int part[3] = {0}, n = 0;
+    text += *text == 'v';
+    while (n < 3 && *text >= '0' && *text <= '9') {
+        char *end;
+        long v = strtol(text, &end, 10);
+        part[n++] = v > 999 ? 999 : (int)v;
+        text = end + (*end == '.');
+    }
+    return *text == '\0' && n > 0 ? V(part[0], part[1], part[2]) : 0;
+}
+
+static sq_status parse_engine(const char *name, sq_engine *out, sq_error *err) {
+    size_t n = strcspn(name, "@");
+    for (int i = 1; i < SQ_TARGETS; i++) {
+        if (strlen(names[i]) == n && memcmp(name, names[i], n) == 0) {
+            *out = (sq_engine){(sq_target)i, known[i][1]};
         }
     }
-    if (name != NULL && *out == SQ_TARGET_NONE) {
+    if (out->kind == SQ_TARGET_NONE) {
         return sq_fail(err, SQ_EARG,
                        "target '%s' is not there; wanted vllm, sglang, transformers, llama.cpp or "
-                       "squint",
+                       "squint, with or without @VERSION",
                        name);
     }
-    return SQ_OK;
+    if (name[n] == '@') {
+        out->version = parse_version(name + n + 1);
+    }
+    return out->version == 0
+               ? sq_fail(err, SQ_EARG,
+                         "target '%s' has no version there; wanted one such as 0.11.0", name)
+               : SQ_OK;
+}
+
+sq_status sq_target_parse(const char *name, sq_engine *out, sq_error *err) {
+    char text[SQ_ENGINE_TEXT];
+    *out = (sq_engine){0};
+    sq_status st = name == NULL ? SQ_OK : parse_engine(name, out, err);
+    if (st == SQ_OK && out->version < known[out->kind][0]) {
+        sq_fail(err, SQ_EARG,
+                "target '%s' is older than what is known of it; its rules were read from %s", name,
+                sq_engine_known(*out, text));
+        sq_hint(err, "use --target %s to hold it to the newest of these", names[out->kind]);
+        st = SQ_EARG;
+    }
+    return st;
 }
 
 int sq_target_fuses(sq_target t) { return t == SQ_TARGET_VLLM || t == SQ_TARGET_SGLANG; }
@@ -57,63 +123,88 @@ struct sq_target_rule {
     int rows, columns; /* the matrix of a rank is in multiples of them; rows 0: of a packed word */
     int padding;       /* zero columns behind the linear's own are taken */
     int half;
-    const char *kernel, *source;
+    const char *kernel, *source; /* the file as of `since` */
+    int since, before; /* read from this release on; in this one it was no more (0: it is yet) */
 };
 
 #define VLLM_QUANT "vllm-project/vllm vllm/model_executor/layers/quantization/"
 #define SGLANG_QUANT "sgl-project/sglang python/sglang/srt/layers/quantization/"
 #define TF_QUANT "huggingface/transformers src/transformers/quantizers/"
 
+#define VLLM_KERNELS "vllm-project/vllm vllm/model_executor/kernels/linear/mixed_precision/"
+enum {
+    V11 = V(0, 11, 0), /* vllm */
+    V33 = V(0, 33, 0),
+    S5 = V(0, 5, 5), /* sglang */
+    S23 = V(0, 5, 23),
+    T17 = V(5, 17, 0) /* transformers; with gptqmodel 7.7 */
+};
+
 static const sq_target_rule rules[] = {
-    /* AutoAWQ. The engines read every layout as gemm, whatever `version` says. */
+    /* AutoAWQ. The engines read every layout as gemm, whatever `version` says. From 0.33 on vllm
+     * pads what Marlin's tiles do not divide. */
     {VLLM, GEMM, 4, 0, SYM | ASYM, MARLIN, 64, 128, 0, 0, "awq_marlin",
-     VLLM_QUANT "utils/marlin_utils.py"},
-    {SGLANG, GEMM, 4, 0, SYM | ASYM, MARLIN, 64, 128, 0, 0, "awq_marlin", SGLANG_QUANT "awq.py"},
-    {VLLM, GEMM, 4, 0, SYM | ASYM, ANY, 0, 1, 0, 1, "awq", VLLM_QUANT "awq.py"},
-    {SGLANG, GEMM, 4, 0, SYM | ASYM, ANY, 0, 1, 0, 1, "awq", SGLANG_QUANT "awq.py"},
+     VLLM_QUANT "utils/marlin_utils.py", V11, V33},
+    {VLLM, GEMM, 4, 0, SYM | ASYM, MARLIN, 0, 8, 0, 0, "auto_awq (marlin)",
+     VLLM_QUANT "auto_awq.py", V33, 0},
+    {SGLANG, GEMM, 4, 0, SYM | ASYM, MARLIN, 64, 128, 0, 0, "awq_marlin", SGLANG_QUANT "awq.py", S5,
+     0},
+    {VLLM, GEMM, 4, 0, SYM | ASYM, ANY, 0, 1, 0, 1, "awq", VLLM_QUANT "awq.py", V11, 0},
+    {SGLANG, GEMM, 4, 0, SYM | ASYM, ANY, 0, 1, 0, 1, "awq", SGLANG_QUANT "awq.py", S5, 0},
     {TRANSFORMERS, GEMM, 4, 0, SYM | ASYM, 16 | MARLIN, 0, 1, 0, 1, "gemm",
-     TF_QUANT "quantizer_awq.py; ModelCloud/GPTQModel gptqmodel/nn_modules/qlinear/torch_awq.py"},
+     TF_QUANT "quantizer_awq.py; ModelCloud/GPTQModel gptqmodel/nn_modules/qlinear/torch_awq.py",
+     T17, 0},
     {TRANSFORMERS, GEMV, 4, 0, SYM | ASYM, 32 | 64 | 128, 1, 8, 0, 1, "gemv",
-     TF_QUANT "quantizer_awq.py; casper-hansen/AutoAWQ awq/modules/linear/gemv.py"},
-    /* GPTQ. Marlin takes symmetric codes and ignores qzeros, so that v1 and v2 are the same. */
+     TF_QUANT "quantizer_awq.py; casper-hansen/AutoAWQ awq/modules/linear/gemv.py", T17, 0},
+    /* GPTQ. Marlin takes symmetric codes and ignores qzeros, so that v1 and v2 are the same. The
+     * kernels that took zero points are gone from vllm 0.33 and sglang 0.5.23. */
     {VLLM, GPTQ | GPTQ_V2, 4 | 8, 0, SYM, MARLIN, 64, 128, 0, 0, "gptq_marlin",
-     VLLM_QUANT "gptq_marlin.py"},
+     VLLM_QUANT "gptq_marlin.py", V11, V33},
+    {VLLM, GPTQ | GPTQ_V2, 4 | 8, 0, SYM, MARLIN, 0, 8, 0, 0, "auto_gptq (marlin)",
+     VLLM_QUANT "auto_gptq.py", V33, 0},
     {SGLANG, GPTQ | GPTQ_V2, 4 | 8, 0, SYM, MARLIN, 64, 128, 0, 0, "gptq_marlin",
-     SGLANG_QUANT "gptq.py"},
-    {VLLM, GPTQ | GPTQ_V2, 4 | 8, 0, SYM | ASYM, ANY | CHANNEL, 0, 1, 0, 1, "gptq (exllama)",
-     VLLM_QUANT "gptq.py"},
+     SGLANG_QUANT "gptq.py", S5, 0},
+    {VLLM, GPTQ, 4 | 8, 0, SYM | ASYM, ANY | CHANNEL, 0, 1, 0, 1, "gptq (exllama; v1 alone)",
+     VLLM_QUANT "gptq.py", V11, V33},
     {SGLANG, GPTQ, 4 | 8, 0, ASYM, ANY | CHANNEL, 0, 1, 0, 1, "gptq (exllama; v1 alone)",
-     SGLANG_QUANT "gptq.py"},
+     SGLANG_QUANT "gptq.py", S5, S23},
     {TRANSFORMERS, GPTQ, 4 | 8, 0, SYM, GPTQMODEL, 0, 1, 0, 0, "gptqmodel (v1: symmetric alone)",
-     TF_QUANT "quantizer_gptq.py; ModelCloud/GPTQModel gptqmodel/models/loader.py"},
+     TF_QUANT "quantizer_gptq.py; ModelCloud/GPTQModel gptqmodel/models/loader.py", T17, 0},
     {TRANSFORMERS, GPTQ_V2, 4 | 8, 0, SYM | ASYM, GPTQMODEL, 0, 1, 0, 0, "gptqmodel",
-     TF_QUANT "quantizer_gptq.py; ModelCloud/GPTQModel gptqmodel/nn_modules/qlinear/__init__.py"},
+     TF_QUANT "quantizer_gptq.py; ModelCloud/GPTQModel gptqmodel/nn_modules/qlinear/__init__.py",
+     T17, 0},
     /* compressed-tensors, weights alone (pack-quantized). */
     {VLLM, CT, 4 | 8, 0, SYM, MARLIN, 64, 128, 0, 0, "WNA16 (marlin)",
-     VLLM_QUANT "kernels/mixed_precision/marlin.py"},
+     VLLM_QUANT "kernels/mixed_precision/marlin.py", V11, V33},
     {VLLM, CT, 4, 0, ASYM, MARLIN, 64, 128, 0, 0, "WNA16 (marlin, uint4 with zero points)",
-     VLLM_QUANT "compressed_tensors/schemes/compressed_tensors_wNa16.py"},
+     VLLM_QUANT "compressed_tensors/schemes/compressed_tensors_wNa16.py", V11, V33},
+    {VLLM, CT, 4 | 8, 0, SYM, MARLIN, 0, 8, 0, 0, "WNA16 (marlin)", VLLM_KERNELS "marlin.py", V33,
+     0},
+    {VLLM, CT, 4, 0, ASYM, MARLIN, 0, 8, 0, 0, "WNA16 (marlin, uint4 with zero points)",
+     VLLM_KERNELS "marlin.py", V33, 0},
     {VLLM, CT, 4 | 8, 0, SYM, ANY, 0, 1, 0, 1, "WNA16 (exllama)",
-     VLLM_QUANT "kernels/mixed_precision/exllama.py"},
+     VLLM_QUANT "kernels/mixed_precision/exllama.py", V11, 0},
     {SGLANG, CT, 4 | 8, 0, SYM, MARLIN, 64, 128, 0, 0, "WNA16 (marlin)",
-     SGLANG_QUANT "compressed_tensors/compressed_tensors.py"},
+     SGLANG_QUANT "compressed_tensors/compressed_tensors.py", S5, 0},
+    {SGLANG, CT, 4, 0, ASYM, MARLIN, 64, 128, 0, 0, "WNA16 (marlin, uint4 with zero points)",
+     SGLANG_QUANT "compressed_tensors/schemes/compressed_tensors_wNa16.py", S23, 0},
     /* compressed-tensors, inputs rounded too (int-quantized). */
     {VLLM, CT, 8, 8, SYM, CHANNEL, 1, 1, 0, 0, "W8A8Int8",
-     VLLM_QUANT "compressed_tensors/compressed_tensors.py"},
+     VLLM_QUANT "compressed_tensors/compressed_tensors.py", V11, 0},
     {SGLANG, CT, 8, 8, SYM, CHANNEL, 1, 1, 0, 0, "W8A8Int8",
-     SGLANG_QUANT "compressed_tensors/compressed_tensors.py"},
+     SGLANG_QUANT "compressed_tensors/compressed_tensors.py", S5, 0},
     {VLLM, CT, 4, 8, SYM, ANY | CHANNEL, 1, 1, 0, 0, "W4A8Int (Arm CPUs and Intel GPUs)",
-     VLLM_QUANT "compressed_tensors/compressed_tensors.py"},
+     VLLM_QUANT "compressed_tensors/compressed_tensors.py", V11, 0},
     /* transformers 5.23 with compressed-tensors 0.20 refuses packed zero points (tests/interop). */
     {TRANSFORMERS, CT, 4 | 8, 0, SYM, ANY | CHANNEL, 1, 1, 0, 0, "compressed-tensors",
-     TF_QUANT "quantizer_compressed_tensors.py"},
+     TF_QUANT "quantizer_compressed_tensors.py", T17, 0},
     {TRANSFORMERS, CT, 4 | 8, 8, SYM, ANY | CHANNEL, 1, 1, 0, 0, "compressed-tensors",
-     TF_QUANT "quantizer_compressed_tensors.py"},
+     TF_QUANT "quantizer_compressed_tensors.py", T17, 0},
     /* Squint itself. */
     {SQUINT, CT | GEMM | GEMV | GPTQ | GPTQ_V2, 4 | 8, 0, SYM | ASYM, ANY | CHANNEL, 1, 1, 1, 0,
-     "squint", "src/model/bind_quant.c"},
+     "squint", "src/model/bind_quant.c", V(0, 1, 0), 0},
     {SQUINT, CT, 4 | 8, 8, SYM | ASYM, ANY | CHANNEL, 1, 1, 1, 0, "squint",
-     "src/model/bind_quant.c"},
+     "src/model/bind_quant.c", V(0, 1, 0), 0},
 };
 enum { N_RULES = sizeof rules / sizeof *rules };
 
@@ -161,9 +252,15 @@ static int fit(const sq_target_rule *r, const sq_target_linear *l) {
     return l->n_rank % rows != 0 || l->k_rank % r->columns != 0 ? AT_SHAPE : FITS;
 }
 
-static void explain(sq_target t, const sq_target_linear *l, int at, const sq_target_rule *r,
+static int holds(const sq_target_rule *r, sq_engine e) {
+    return (r->engines & 1u << e.kind) != 0 && e.version >= r->since &&
+           (r->before == 0 || e.version < r->before);
+}
+
+static void explain(sq_engine e, const sq_target_linear *l, int at, const sq_target_rule *r,
                     sq_error *err) {
-    const char *engine = names[t], *layout = sq_layout_name(l->layout);
+    char text[SQ_ENGINE_TEXT];
+    const char *engine = sq_engine_text(e, text), *layout = sq_layout_name(l->layout);
     const sq_ct_scheme *s = &l->scheme;
     switch (at) {
     case AT_LAYOUT:
@@ -202,24 +299,24 @@ static void explain(sq_target t, const sq_target_linear *l, int at, const sq_tar
                 "%s's %s wants outputs in multiples of %d and inputs of %d; got %lld x %lld",
                 engine, r->kernel, r->rows == 0 ? 32 / s->bits : r->rows, r->columns,
                 (long long)l->n_rank, (long long)l->k_rank);
-        sq_hint(err, l->layout == SQ_LAYOUT_CT && !s->symmetric && t == SQ_TARGET_VLLM
+        sq_hint(err, l->layout == SQ_LAYOUT_CT && !s->symmetric && e.kind == SQ_TARGET_VLLM
                          ? "add --sym, or use --format awq-gemm, whose kernels take this shape"
                          : "use --format awq-gemm, whose kernels take more shapes");
         break;
     }
 }
 
-const sq_target_rule *sq_target_find(sq_target t, const sq_target_linear *l, sq_error *err) {
+const sq_target_rule *sq_target_find(sq_engine e, const sq_target_linear *l, sq_error *err) {
     const sq_target_rule *nearest = NULL;
     int best = -1;
-    if (t == SQ_TARGET_LLAMACPP) {
+    if (e.kind == SQ_TARGET_LLAMACPP) {
         sq_fail(err, SQ_EUNSUPPORTED, "llama.cpp runs GGUF files; got %s",
                 sq_layout_name(l->layout));
         sq_hint(err, "use --format gguf, with -o FILE.gguf");
         return NULL;
     }
     for (int i = 0; i < N_RULES; i++) {
-        int at = (rules[i].engines & 1u << t) == 0 ? -1 : fit(&rules[i], l);
+        int at = holds(&rules[i], e) ? fit(&rules[i], l) : -1;
         if (at == FITS) {
             return &rules[i];
         }
@@ -228,7 +325,7 @@ const sq_target_rule *sq_target_find(sq_target t, const sq_target_linear *l, sq_
             nearest = &rules[i];
         }
     }
-    explain(t, l, best, nearest, err);
+    explain(e, l, best, nearest, err);
     return NULL;
 }
 
@@ -321,9 +418,10 @@ static sq_status check_share(const sq_plan *p, const sq_config *c, const sq_line
     return SQ_EARG;
 }
 
-static sq_status check_row(const sq_plan *p, const sq_config *c, const sq_plan_row *r, sq_target t,
+static sq_status check_row(const sq_plan *p, const sq_config *c, const sq_plan_row *r, sq_engine e,
                            int *half, sq_error *err) {
     const sq_linear *l = r->linear;
+    sq_target t = e.kind;
     int ranks = p->ranks > 1 && sq_target_fuses(t) ? p->ranks : 1;
     int outside = l->part == SQ_PART_EMBED || l->part == SQ_PART_HEAD;
     int64_t n = sq_split_rows(p, l), k = sq_split_columns(p, l), n_rank = n;
@@ -348,7 +446,7 @@ static sq_status check_row(const sq_plan *p, const sq_config *c, const sq_plan_r
                           .n_rank = n_rank,
                           .k_rank = sq_target_splits_inputs(l->name) ? k / ranks : k,
                           .padding = k == l->weight.k ? r->grid.k_padded - k : 0};
-    const sq_target_rule *rule = sq_target_find(t, &x, err);
+    const sq_target_rule *rule = sq_target_find(e, &x, err);
     if (rule == NULL) {
         sq_error_prefix(err, "%s: ", l->file_name);
         err->status = SQ_EARG;
@@ -359,9 +457,10 @@ fail:
     return st;
 }
 
-sq_status sq_target_plan(const sq_plan *p, const sq_config *c, sq_target t, int *half,
+sq_status sq_target_plan(const sq_plan *p, const sq_config *c, sq_engine e, int *half,
                          sq_error *err) {
     sq_error own = {0};
+    sq_target t = e.kind;
     err = err == NULL ? &own : err;
     *half = 0;
     if (t == SQ_TARGET_NONE || (t == SQ_TARGET_LLAMACPP && p->gguf)) {
@@ -373,10 +472,18 @@ sq_status sq_target_plan(const sq_plan *p, const sq_config *c, sq_target t, int 
         return SQ_EARG;
     }
     for (size_t i = 0; i < p->n; i++) {
-        sq_status st = check_row(p, c, &p->rows[i], t, half, err);
+        sq_status st = check_row(p, c, &p->rows[i], e, half, err);
         if (st != SQ_OK) {
             return st;
         }
     }
     return SQ_OK;
+}
+
+void sq_target_note(sq_engine e, const sq_progress *progress) {
+    char text[SQ_ENGINE_TEXT], from[SQ_ENGINE_TEXT];
+    if (e.kind != SQ_TARGET_NONE) {
+        sq_progress_note(progress, "held to what %s has kernels for (rules read from %s)",
+                         sq_engine_text(e, text), sq_engine_known(e, from));
+    }
 }

@@ -212,6 +212,26 @@ static int64_t bad_scales(const sq_verify_state *v, const sq_tensor *t, char *wo
     return bad;
 }
 
+/* Whether the original of such codes has nothing but rows of one number each. */
+static int constant_rows(const sq_verify_state *v, const sq_tensor *codes) {
+    char name[512];
+    size_t n = strlen(codes->name) -
+               (ends_with(codes->name, ".qweight") ? strlen(".qweight") : strlen(".weight_packed"));
+    snprintf(name, sizeof name, "%.*s.weight", (int)n, codes->name);
+    const sq_tensor *t = v->source == NULL ? NULL : sq_checkpoint_find(v->source->ckpt, name);
+    if (t == NULL || t->rank != 2 || t->shape[0] < 1) {
+        return 0;
+    }
+    size_t es = sq_dtype_size(t->dtype), row = t->bytes / (size_t)t->shape[0];
+    for (int64_t r = 0; r < t->shape[0]; r++) {
+        const char *p = (const char *)t->data + (size_t)r * row;
+        if (row > es && memcmp(p, p + es, row - es) != 0) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 /* Packed words that are all the same, and broken scales. */
 static void check_values(sq_verify_state *v) {
     int64_t constant = 0, scales = 0;
@@ -219,7 +239,8 @@ static void check_values(sq_verify_state *v) {
     for (size_t i = 0; i < sq_checkpoint_count(v->files); i++) {
         const sq_tensor *t = sq_checkpoint_at(v->files, i);
         if ((ends_with(t->name, ".weight_packed") || ends_with(t->name, ".qweight")) &&
-            t->bytes > 8 && memcmp(t->data, (const char *)t->data + 4, t->bytes - 4) == 0) {
+            t->bytes > 8 && memcmp(t->data, (const char *)t->data + 4, t->bytes - 4) == 0 &&
+            !constant_rows(v, t)) {
             constant++;
             snprintf(worst_c, sizeof worst_c, "'%.200s' holds one word all over", t->name);
         }
@@ -317,8 +338,9 @@ static sq_status compare_all(sq_verify_state *v, sq_samples *s, int generation, 
 static sq_status check_logits(sq_verify_state *v, sq_error *err) {
     sq_samples s = {0};
     int64_t max = v->o->samples > 0 ? v->o->samples : 16;
-    sq_status st = v->o->data != NULL ? sq_samples_read(&s, &v->front, v->o->data, max, 512, 0, err)
-                                      : sq_samples_builtin(&s, &v->front, err);
+    sq_status st = v->o->data != NULL
+                       ? sq_samples_read(&s, &v->front, v->o->data, max, 512, SQ_SAMPLE_LINES, err)
+                       : sq_samples_builtin(&s, &v->front, err);
     if (st == SQ_OK) {
         st = compare_all(v, &s, 0, err);
     }
@@ -369,7 +391,7 @@ static int check_opens(sq_verify_state *v) {
 
 typedef struct target_lines {
     sq_verify_state *v;
-    char name[40];
+    char name[64];
     int64_t n;
 } target_lines;
 
@@ -380,12 +402,15 @@ static void target_line(void *user, const char *what, const char *why) {
 }
 
 /* A line for each finding; one that holds when there is none. */
-static sq_status check_target(sq_verify_state *v, sq_target target, sq_error *err) {
+static sq_status check_target(sq_verify_state *v, sq_engine engine, sq_error *err) {
     target_lines t = {.v = v};
-    snprintf(t.name, sizeof t.name, "target %s", sq_target_name(target));
-    sq_status st = sq_target_check(v->out, target, target_line, &t, err);
+    char text[SQ_ENGINE_TEXT];
+    snprintf(t.name, sizeof t.name, "target %s", sq_engine_text(engine, text));
+    sq_status st = sq_target_check(v->out, engine, target_line, &t, err);
     if (st == SQ_OK && t.n == 0) {
-        sq_verify_line(v, t.name, 1, 0, 0, "nothing that it would reject or misread");
+        sq_verify_line(v, t.name, 1, 0, 0,
+                       "nothing that it would reject or misread (rules read from %s)",
+                       sq_engine_known(engine, text));
     }
     return st;
 }
@@ -427,15 +452,15 @@ sq_status sq_verify_run(const char *out, const sq_verify_options *o, const sq_pr
                 o->level);
         }
     }
-    sq_target target;
+    sq_engine engine;
     sq_status st = sq_kv_parse(o->kv_type, &v.kv_type, err);
-    st = st == SQ_OK ? sq_target_parse(o->target, &target, err) : st;
+    st = st == SQ_OK ? sq_target_parse(o->target, &engine, err) : st;
     if (st == SQ_OK && (o->target == NULL || o->level != NULL)) {
         st = open_all(&v, err);
         st = st == SQ_OK ? run_levels(&v, top, err) : st;
     }
     if (st == SQ_OK && o->target != NULL) {
-        st = check_target(&v, target, err);
+        st = check_target(&v, engine, err);
     }
     if (st == SQ_OK) {
         *report = json_pack("{s:b, s:O}", "ok", v.failed == 0, "checks", v.checks);

@@ -111,6 +111,28 @@ static void small(float *x, float *y) {
     TIME("widen_i8", isa->widen_i8(y, low, 0.5f, K));
 }
 
+/* The calibration's second moment: the half that it computes, against the tile's own rate. */
+static void second_moment(const float *x) {
+    enum { ROWS = 128, SIZE = K, BLOCKS = 4 };
+    float *rows = malloc((size_t)ROWS * BLOCKS * SIZE * 4), *xx = calloc((size_t)SIZE * SIZE, 4);
+    double t[5], limit = isa->tile_bf16 == NULL ? sq_measure_sgemm() : sq_measure_bf16();
+    for (int i = 0; rows != NULL && i < BLOCKS; i++) {
+        memcpy(rows + i * ROWS * SIZE, x, (size_t)ROWS * SIZE * 4);
+    }
+    for (int i = 0; rows != NULL && xx != NULL && i < 5; i++) {
+        t[i] = sq_now();
+        sq_syrk_accumulate(rows, SIZE, ROWS * BLOCKS, SIZE, xx);
+        t[i] = sq_now() - t[i];
+    }
+    qsort(t, 5, sizeof *t, by_size);
+    double rate = 1e-9 * SIZE * (SIZE + 1) * ROWS * BLOCKS / t[2];
+    printf("%-14s X'X of %d columns, %d rows: %.1f GFLOP/s, %.2f of %.1f (%s)\n", isa->name, SIZE,
+           ROWS * BLOCKS, rate, rate / limit, limit,
+           isa->tile_bf16 == NULL ? "f32 product" : "bf16 tile");
+    free(rows);
+    free(xx);
+}
+
 void bench(void) {
     static const char *const names[] = {"f32", "f16", "bf16"};
     static const sq_dtype types[] = {SQ_F32, SQ_F16, SQ_BF16};
@@ -132,6 +154,7 @@ void bench(void) {
         }
     }
     if (x != NULL && y != NULL) {
+        second_moment(x);
         quantized(4, 32, x, y);
         quantized(4, 128, x, y);
         quantized(8, 32, x, y);

@@ -106,6 +106,43 @@ static void test_dots(int64_t n, int kind) {
     same("widen_i8", x, y, n, 0, 1e-30);
 }
 
+/* Each code is the nearest to what its column wants after the errors behind it, each error its own:
+ * a tie that falls otherwise changes what follows, so the reference's codes are not asked for. */
+static void test_gptq_block(const sq_kernels *table, int64_t n) {
+    enum { L = SQ_GPTQ_LANES };
+    size_t all = (size_t)n * L;
+    float *l = malloc((size_t)n * (size_t)n * 4), *a = calloc(6 * all, 4);
+    float *w = a, *s = a + all, *z = a + 2 * all, *carry = a + 3 * all, *q = a + 4 * all,
+          *e = a + 5 * all;
+    double worst = 0;
+    fill(l, n * n, 0);
+    fill(w, n * L, 0);
+    for (int64_t i = 0; i < n; i++) {
+        l[i * n + i] = 2 + (float)(i % 3);
+        for (int r = 0; r < L; r++) {
+            s[i * L + r] = 0.05f + 0.01f * (float)(r % 5);
+            z[i * L + r] = (float)((i + r) % 16);
+        }
+    }
+    table->gptq_block(&(sq_gptq_block){n, n, l, w, s, z, carry, q, e, 15});
+    for (int64_t x = 0; x < n * L; x++) {
+        int64_t i = x / L;
+        double want = 0;
+        for (int64_t j = i + 1; j < n; j++) {
+            want += (double)e[j * L + x % L] * (double)l[j * n + i];
+        }
+        want = ((double)w[x] + want / (double)l[i * n + i]) / (double)s[x] + (double)z[x];
+        want = fmin(fmax(want, 0), 15);
+        double off = fmax(fabs((double)q[x] - want) - 0.5, fabs((double)(q[x] - rintf(q[x]))));
+        double error = (double)w[x] - ((double)q[x] - (double)z[x]) * (double)s[x];
+        off = fmax(off, fabs(error - (double)e[x]));
+        worst = off > worst || isnan(off) ? off : worst;
+    }
+    verdict("gptq_block", n, worst <= 1e-4, worst, 1e-4);
+    free(l);
+    free(a);
+}
+
 static void test_rows(int64_t n, int kind) {
     float *x = buf(0, n, 1), *w = buf(1, n, 2), *b = buf(2, n, 3), *y = buf(3, n, 1),
           *z = buf(4, n, 0);
@@ -156,6 +193,10 @@ static void test_rows(int64_t n, int kind) {
     double want = (double)ref->round_loss(x, b, n, scale, zero, top);
     double off = fabs((double)isa->round_loss(x, b, n, scale, zero, top) - want);
     verdict("round_loss", n, off <= 1e-5 * want, off, 1e-5 * want);
+    if (kind == 0 && n <= 256) {
+        test_gptq_block(isa, n);
+        test_gptq_block(ref, n);
+    }
     if (n % 2 == 0) {
         memcpy(y, x, (size_t)n * 4);
         memcpy(z, x, (size_t)n * 4);
@@ -374,6 +415,7 @@ static void test_table(void) {
         test_packed(8, 2, k, k);
     }
     test_rounded(ref);
+    test_kv(ref);
     test_special();
     test_halves();
     test_exp();

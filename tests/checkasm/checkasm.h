@@ -14,6 +14,8 @@ void test_rounded(const sq_kernels *ref);
 /* Tables that are tested beside the CPU's own. */
 enum { MOST_MORE = 2 };
 size_t more_tables(const sq_kernels **tables);
+/* Attention over the KV cache (kv.c). */
+void test_kv(const sq_kernels *ref);
 /* Times the table's kernels and prints medians. */
 void bench(void);
 

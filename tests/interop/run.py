@@ -3,7 +3,7 @@
 
     python tests/interop/run.py [--squint build/squint] [--model models/squint-vl-5m]
                                 [--quantized DIR] [--keep]
-                                [--only fixtures,model,quantized,methods,layouts,gguf,tokenizers,perplexity]
+                                [--only fixtures,model,quantized,methods,layouts,theirs,gguf,tokenizers,perplexity]
 
 Every row of the logits is compared (float32, eager attention) and the greedy continuation. The
 last line is 'N passed, N failed, N skipped'; the exit status is 1 when something failed.
@@ -33,6 +33,7 @@ from methods import check_methods  # noqa: E402
 from oracle import Oracle, load_json  # noqa: E402
 from quantized import check_quantized  # noqa: E402
 from real_tokenizers import check_tokenizers  # noqa: E402
+from theirs import check_theirs  # noqa: E402
 
 TOLERANCE = 1e-3   # of the largest logit of the row
 NEW_TOKENS = 64
@@ -230,7 +231,7 @@ def main():
     ap.add_argument("--squint", default=ROOT / "build/squint", type=Path)
     ap.add_argument("--model", default=ROOT / "models/squint-vl-5m", type=Path)
     ap.add_argument("--quantized", type=Path, help="a folder that squint quantize wrote of --model")
-    ap.add_argument("--only", default="fixtures,model,quantized,methods,layouts,gguf,tokenizers,perplexity")
+    ap.add_argument("--only", default="fixtures,model,quantized,methods,layouts,theirs,gguf,tokenizers,perplexity")
     ap.add_argument("--keep", action="store_true", help="keep the work folder")
     args = ap.parse_args()
     torch.set_num_threads(2)
@@ -252,6 +253,8 @@ def main():
             check_methods(report, squint, args.model, work)
         if "layouts" in only:
             check_layouts(report, squint, args.model, work, model_cases(), draw_media)
+        if "theirs" in only:
+            check_theirs(report, squint, args.model.resolve(), work, draw_media)
         if "gguf" in only:
             check_gguf(report, squint, args.model.resolve(), work)
         if "tokenizers" in only:

@@ -323,6 +323,7 @@ static void syrk_of(const char *isa, double bound) {
     for (int time = 0; time < 2; time++) { /* it accumulates */
         sq_syrk_accumulate(a, K, M, K, xx);
     }
+    sq_syrk_mirror(K, xx);
     sq_kernels_select("", NULL);
     for (int i = 0; i < K * K; i++) {
         double s = 0, size = 0;
@@ -336,6 +337,71 @@ static void syrk_of(const char *isa, double bound) {
     }
     free(a);
     free(xx);
+}
+
+/* Parts of a matrix at whole and at odd places, beside sums in doubles. */
+static void operand(void **state) {
+    (void)state;
+    enum { K = 77, N = 61, M = 5 };
+    static const int parts[][4] = {{0, 77, 0, 61}, {32, 45, 16, 45}, {0, 32, 48, 13}, {3, 7, 5, 9},
+                                   {2, 5, 16, 16}, {76, 1, 0, 61},   {0, 0, 0, 16}};
+    double bound = sq_kernels_get()->tile_bf16 == NULL ? 1e-6 : 8e-3; /* bf16 rounds by 2^-9 */
+    float b[K * N], a[M * K], c[M * N];
+    sq_operand o;
+    for (int i = 0; i < K * N; i++) {
+        b[i] = uniform();
+    }
+    assert_int_equal(sq_operand_open(&o, b, N, K, N, NULL), SQ_OK);
+    for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
+        int row = parts[p][0], rows = parts[p][1], column = parts[p][2], columns = parts[p][3];
+        for (int i = 0; i < M * K; i++) {
+            a[i] = uniform();
+        }
+        for (int i = 0; i < M * N; i++) {
+            c[i] = 0.25f;
+        }
+        sq_operand_add(&o, row, rows, column, columns, a, K, M, c, N);
+        for (int i = 0; i < M * N; i++) {
+            double want = 0.25, size = 0.25;
+            for (int r = 0; r < rows && i % N < columns; r++) {
+                double v = (double)a[i / N * K + r] * (double)b[(row + r) * N + column + i % N];
+                want += v;
+                size += fabs(v);
+            }
+            assert_true(fabs(want - (double)c[i]) <= (size > 0.25 ? bound * size : 0));
+        }
+    }
+    sq_operand_close(&o);
+}
+
+static void quadratic(void **state) {
+    (void)state;
+    enum { M = 150, K = 531 };
+    float *d = malloc(M * K * 4), *c = malloc(K * K * 4), *tmp = malloc(M * K * 4);
+    double want = 0, size = 0;
+    for (int i = 0; i < M * K; i++) {
+        d[i] = uniform();
+    }
+    for (int i = 0; i < K; i++) {
+        for (int j = 0; j <= i; j++) {
+            c[i * K + j] = c[j * K + i] = uniform();
+        }
+    }
+    for (int m = 0; m < M; m++) {
+        for (int i = 0; i < K * K; i++) {
+            double v = (double)d[m * K + i / K] * (double)c[i] * (double)d[m * K + i % K];
+            want += v;
+            size += fabs(v);
+        }
+    }
+    double two = sq_quadratic(d, M, c, K, tmp);
+    sq_set_threads(1);
+    double one = sq_quadratic(d, M, c, K, tmp);
+    sq_set_threads(0);
+    assert_true(fabs(two - want) <= 1e-6 * size && one == two);
+    free(d);
+    free(c);
+    free(tmp);
 }
 
 static void syrk(void **state) {
@@ -460,8 +526,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dense),     cmocka_unit_test(quantized),  cmocka_unit_test(threads),
         cmocka_unit_test(no_memory), cmocka_unit_test(concurrent), cmocka_unit_test(sgemm),
-        cmocka_unit_test(syrk),      cmocka_unit_test(bf16),       cmocka_unit_test(refused),
-        cmocka_unit_test(selection),
+        cmocka_unit_test(syrk),      cmocka_unit_test(quadratic),  cmocka_unit_test(operand),
+        cmocka_unit_test(bf16),      cmocka_unit_test(refused),    cmocka_unit_test(selection),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,7 +16,6 @@
 #include "quant/policy.h"
 #include "quant/quant.h"
 #include "quant/ranges.h"
-#include "quant/refine.h"
 #include "quant/tap.h"
 
 static char dir[] = "/tmp/squint-quant-XXXXXX";
@@ -77,7 +76,11 @@ static void statistics_weigh_rows(void **state) {
     for (int64_t at = 0, n = 1; at < ROWS; at += n, n = n * 3 % 301) {
         assert_int_equal(sq_stat_add(&s, x + at * K, K, at + n < ROWS ? n : ROWS - at, NULL),
                          SQ_OK);
+        if (at > ROWS / 2) {
+            sq_stat_finish(&s); /* and more after it */
+        }
     }
+    sq_stat_finish(&s);
     for (int r = 0; r < ROWS; r++) {
         double sum = 0;
         for (int c = 0; c < K; c++) {
@@ -268,6 +271,7 @@ static void make_steps(steps *s, int symmetric) {
                         .scale_type = SQ_BF16};
     assert_int_equal(sq_stat_open(&s->stat, STEP_K, &err), SQ_OK);
     assert_int_equal(sq_stat_add(&s->stat, x, STEP_K, STEP_ROWS, NULL), SQ_OK);
+    sq_stat_finish(&s->stat);
 }
 
 static double loss_of(const steps *s, const sq_codes *c) {
@@ -303,9 +307,7 @@ static void steps_go_downhill(void **state) {
                          SQ_OK);
         sq_quantize_rows(&c, s.w, ranges);
         double joint = loss_of(&s, &c);
-        assert_int_equal(sq_refine_codes(&c, s.w, s.scale, &s.stat, 0, &err), SQ_OK);
-        double moved = loss_of(&s, &c);
-        assert_true(own < plain && joint < 0.9 * own && moved < 0.9 * joint);
+        assert_true(own < plain && joint < 0.9 * own);
         assert_int_equal(c.codes[STEP_K + 1], c.zeros[2]); /* padding stands for 0 */
         sq_codes_close(&c);
         sq_stat_close(&s.stat);

@@ -1,5 +1,6 @@
-/* --tp: an MLP widened with zeros for a tensor-parallel engine stands for the same weights and
- * gives the same logits, for every scheme; what cannot be shared is refused. */
+/* Zeros that change nothing. Columns padded to a whole group give what the same codes give without
+ * padding; --tp: an MLP widened for a tensor-parallel engine stands for the same weights and gives
+ * the same logits, for every scheme; what cannot be shared is refused. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,7 +12,9 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "format/qconfig.h"
 #include "quant/compare.h"
+#include "quant/output.h"
 #include "quant/quant.h"
 
 static char dir[] = "/tmp/squint-split-XXXXXX";
@@ -104,6 +107,121 @@ static void widened_models_are_equal(void **state) {
     }
 }
 
+/* ---- padding ---- */
+
+typedef struct narrowing {
+    const sq_net *net;
+    sq_qconfig *config;
+    int padded;
+} narrowing;
+
+/* Packs a padded linear's codes again, of its true columns alone: groups of 4 with the scales of
+ * the groups that they lie in. */
+static sq_status narrow(void *user, sq_linear *l, sq_error *err) {
+    enum { FOUR = 4 };
+    narrowing *x = user;
+    sq_qlinear q = {0};
+    if (!l->quantized) {
+        return SQ_OK;
+    }
+    assert_int_equal(sq_output_read(x->net, x->config, l, &q, err), SQ_OK);
+    if (q.k_padded != q.k) {
+        int64_t groups = q.k_padded / q.group, small = q.k / FOUR;
+        uint8_t *codes = calloc((size_t)q.n, (size_t)q.k),
+                *zeros = calloc((size_t)q.n, (size_t)small);
+        float *scales = calloc((size_t)(q.n * small), sizeof *scales),
+              *before = calloc((size_t)(q.n * q.k), sizeof *before),
+              *after = calloc((size_t)(q.n * q.k), sizeof *after);
+        assert_int_equal(q.k % FOUR, 0);
+        for (int64_t r = 0; r < q.n; r++) {
+            memcpy(codes + r * q.k, q.codes + r * q.k_padded, (size_t)q.k);
+            for (int64_t g = 0; g < small; g++) {
+                int64_t from = r * groups + g * FOUR / q.group;
+                scales[r * small + g] = q.scales[from];
+                zeros[r * small + g] = q.zeros[from];
+            }
+        }
+        sq_weight_rows_f32(&l->weight, 0, q.n, before);
+        sq_weight_free(&l->weight);
+        assert_int_equal(
+            sq_weight_codes(&l->weight, q.bits, codes, scales, zeros, q.n, q.k, q.k, FOUR, err),
+            SQ_OK);
+        sq_weight_rows_f32(&l->weight, 0, q.n, after);
+        for (int64_t i = 0; i < q.n * q.k; i++) {
+            assert_true(fabsf(after[i] - before[i]) <= 1e-6f * fabsf(before[i]));
+        }
+        free(codes);
+        free(zeros);
+        free(scales);
+        free(before);
+        free(after);
+        x->padded++;
+    }
+    sq_qlinear_free(&q);
+    return SQ_OK;
+}
+
+static void padding_changes_nothing(void **state) {
+    (void)state;
+    static const struct {
+        const char *model;
+        int least; /* linears that are padded */
+    } models[] = {{"qwen25vl-flat-bf16", 5}, {"llava-siglip-bf16", 20}};
+    static const sq_quantize_options schemes[] = {
+        {.scheme = "w4a16", .vision = "w4a16"},
+        {.scheme = "w4a16", .vision = "w4a16", .symmetric = 1},
+        {.scheme = "w8a16", .vision = "w8a16"},
+        {.scheme = "w4a8", .vision = "w4a8"}};
+    char data[600], from[600], out[600];
+    sq_buf b = {0};
+    snprintf(data, sizeof data, "%s/data.jsonl", dir);
+    sq_buf_printf(&b,
+                  "{\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"image\", "
+                  "\"image\": \"%s/../media/even.png\"}, {\"type\": \"text\", \"text\": \"What is "
+                  "it?\"}]}]}\n",
+                  model);
+    assert_int_equal(sq_file_write(data, b.data, b.len, NULL), SQ_OK);
+    sq_buf_free(&b);
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        for (size_t k = 0; k < sizeof schemes / sizeof *schemes; k++) {
+            sq_quantize_options o = schemes[k];
+            sq_error err = {0};
+            json_t *report = NULL;
+            sq_net *nets[2];
+            sq_frontend f;
+            sq_samples s;
+            sq_comparison c = {0};
+            narrowing x = {0};
+            o.method = "rtn";
+            o.group_size = 16;
+            snprintf(from, sizeof from, "%s/../%s", model, models[i].model);
+            snprintf(out, sizeof out, "%s/padded-%zu-%zu", dir, i, k);
+            assert_int_equal(sq_quantize_run(from, out, &o, NULL, &report, &err), SQ_OK);
+            json_decref(report);
+            for (int n = 0; n < 2; n++) {
+                assert_int_equal(sq_net_open(&nets[n], out, &err), SQ_OK);
+            }
+            x.net = nets[1];
+            assert_int_equal(sq_qconfig_open(&x.config, nets[1]->quantization, &err), SQ_OK);
+            assert_int_equal(sq_net_every_linear(nets[1], narrow, &x, &err), SQ_OK);
+            assert_true(x.padded >= models[i].least);
+            assert_int_equal(sq_frontend_open(&f, out, &nets[0]->config, &err), SQ_OK);
+            assert_int_equal(sq_samples_read(&s, &f, data, 1, 512, 1, &err), SQ_OK);
+            assert_int_equal(s.items[0].prompt.n_slots, 1);
+            assert_int_equal(sq_compare(&c, nets[0], nets[1], &s.items[0].prompt, &err), SQ_OK);
+            if (!(c.positions > 8 && c.bad == 0 && fabs(c.kl) <= 1e-6 * (double)c.positions)) {
+                fail_msg("%s %s: KL %g over %lld positions", models[i].model, o.scheme, c.kl,
+                         (long long)c.positions);
+            }
+            sq_samples_close(&s);
+            sq_frontend_close(&f);
+            sq_qconfig_close(&x.config);
+            sq_net_close(&nets[0]);
+            sq_net_close(&nets[1]);
+        }
+    }
+}
+
 static void what_cannot_be_shared_is_refused(void **state) {
     (void)state;
     char out[600];
@@ -121,6 +239,7 @@ static void what_cannot_be_shared_is_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(padding_changes_nothing),
         cmocka_unit_test(widened_models_are_equal),
         cmocka_unit_test(what_cannot_be_shared_is_refused),
     };

@@ -24,12 +24,12 @@ static const struct base {
     int64_t group;
     int symmetric;
 } bases[N_BASES] = {
-    {"awq", "awq-gemm", "w4a16", "vllm", 32, 0},
+    {"awq", "awq-gemm", "w4a16", "vllm@0.11", 32, 0},
     {"gemv", "awq-gemv", "w4a16", "transformers", 32, 0},
-    {"gptq", "gptq", "w4a16", "vllm", 32, 1},
-    {"v2", "gptq-v2", "w4a16", "vllm", 32, 0},
+    {"gptq", "gptq", "w4a16", "vllm@0.11", 32, 1},
+    {"v2", "gptq-v2", "w4a16", "transformers", 32, 0},
     {"ct", "compressed-tensors", "w4a16", "squint", 32, 0},
-    {"ct-sym", "compressed-tensors", "w4a16", "vllm", 32, 1},
+    {"ct-sym", "compressed-tensors", "w4a16", "vllm@0.11", 32, 1},
     {"w8a8", "compressed-tensors", "w8a8", "sglang", -1, 1},
     {"a.gguf", "gguf", "w4a16", "llama.cpp", 32, 0},
 };
@@ -315,12 +315,12 @@ static const struct mistake {
     const char *a, *b, *c;
 } mistakes[] = {
     /* AutoAWQ */
-    {AWQ, "vllm", L0 "self_attn.q_proj.qzeros", config, Q "group_size", "16", NULL},
-    {AWQ, "vllm", "groups of 64 in 288 columns", config, Q "group_size", "64", NULL},
-    {AWQ, "vllm", "4 bits alone; got 8", config, Q "bits", "8", NULL},
-    {AWQ, "vllm", "'version' 'gemv'", config, Q "version", "\"gemv\"", NULL},
+    {AWQ, "vllm@0.11", L0 "self_attn.q_proj.qzeros", config, Q "group_size", "16", NULL},
+    {AWQ, "vllm@0.11", "groups of 64 in 288 columns", config, Q "group_size", "64", NULL},
+    {AWQ, "vllm@0.11", "4 bits alone; got 8", config, Q "bits", "8", NULL},
+    {AWQ, "vllm@0.11", "'version' 'gemv'", config, Q "version", "\"gemv\"", NULL},
     {AWQ, "transformers", L0 "mlp.down_proj.qweight", config, Q "version", "\"gemv\"", NULL},
-    {AWQ, "vllm", "'dtype'", config, "dtype", "\"bfloat16\"", NULL},
+    {AWQ, "vllm@0.11", "'dtype'", config, "dtype", "\"bfloat16\"", NULL},
     {AWQ, "sglang", "'dtype'", config, "dtype", "\"bfloat16\"", NULL},
     {AWQ, "transformers", "stands in text_config", nest, NULL, NULL, NULL},
     {AWQ, "sglang", "stands in text_config", nest, NULL, NULL, NULL},
@@ -328,66 +328,68 @@ static const struct mistake {
      "[\"lm_head\"]", NULL},
     {AWQ, "transformers", "'model.visual.merger.mlp.0'", config, Q "modules_to_not_convert",
      "[\"lm_head\", \"visual\"]", NULL},
-    {AWQ, "vllm", "'" L0 "mlp.up_proj' is stored quantized", config, Q "modules_to_not_convert",
-     "[\"visual\", \"layers.0.mlp\"]", NULL},
-    {AWQ, "vllm", "'zero_point'", config, Q "zero_point", NULL, NULL},
-    {AWQ, "vllm", "zero_point false", config, Q "zero_point", "false", NULL},
-    {AWQ, "vllm", "'quant_method'", config, Q "quant_method", "\"awq2\"", NULL},
-    {AWQ, "vllm", L0 "mlp.up_proj.qzeros' is missing", drop, L0 "mlp.up_proj.qzeros", NULL, NULL},
-    {AWQ, "vllm", "of the type BF16", as, L0 "self_attn.q_proj.scales",
+    {AWQ, "vllm@0.11", "'" L0 "mlp.up_proj' is stored quantized", config,
+     Q "modules_to_not_convert", "[\"visual\", \"layers.0.mlp\"]", NULL},
+    {AWQ, "vllm@0.11", "'zero_point'", config, Q "zero_point", NULL, NULL},
+    {AWQ, "vllm@0.11", "zero_point false", config, Q "zero_point", "false", NULL},
+    {AWQ, "vllm@0.11", "'quant_method'", config, Q "quant_method", "\"awq2\"", NULL},
+    {AWQ, "vllm@0.11", L0 "mlp.up_proj.qzeros' is missing", drop, L0 "mlp.up_proj.qzeros", NULL,
+     NULL},
+    {AWQ, "vllm@0.11", "of the type BF16", as, L0 "self_attn.q_proj.scales",
      "{\"dtype\": \"BF16\", \"shape\": [9, 288]}", ""},
     {AWQ, "transformers", "of the type F32", as, L0 "self_attn.q_proj.scales",
      "{\"dtype\": \"F32\", \"shape\": [9, 288]}", "0x3c003c00"},
     {AWQ, "sglang", L0 "self_attn.q_proj.qweight' is [36, 288]", as, L0 "self_attn.q_proj.qweight",
      "{\"dtype\": \"I32\", \"shape\": [36, 288]}", ""},
-    {AWQ, "vllm", "is no name that vllm knows", rename_to, L1 "mlp.up_proj.qweight",
+    {AWQ, "vllm@0.11", "is no name that vllm knows", rename_to, L1 "mlp.up_proj.qweight",
      "module." L1 "mlp.up_proj.qweight", NULL},
-    {AWQ, "vllm", "'" L1 "mlp.up' has no place", rename_to, L1 "mlp.up_proj.qweight", L1 "mlp.up",
-     NULL},
-    {AWQ, "vllm", L0 "mlp.up_proj.g_idx' has no place", as, L0 "mlp.up_proj.g_idx",
+    {AWQ, "vllm@0.11", "'" L1 "mlp.up' has no place", rename_to, L1 "mlp.up_proj.qweight",
+     L1 "mlp.up", NULL},
+    {AWQ, "vllm@0.11", L0 "mlp.up_proj.g_idx' has no place", as, L0 "mlp.up_proj.g_idx",
      "{\"dtype\": \"I32\", \"shape\": [288]}", "0"},
-    {AWQ, "vllm", "'lm_head' is quantized", as, "lm_head.qweight",
+    {AWQ, "vllm@0.11", "'lm_head' is quantized", as, "lm_head.qweight",
      "{\"dtype\": \"I32\", \"shape\": [288, 81]}", "0"},
-    {AWQ, "vllm", "'model.norm.weight' is missing", drop, "model.norm.weight", NULL, NULL},
-    {AWQ, "vllm", "'model.norm.weight' is of the type I32", as, "model.norm.weight",
+    {AWQ, "vllm@0.11", "'model.norm.weight' is missing", drop, "model.norm.weight", NULL, NULL},
+    {AWQ, "vllm@0.11", "'model.norm.weight' is of the type I32", as, "model.norm.weight",
      "{\"dtype\": \"I32\", \"shape\": [288]}", "0"},
     /* files */
-    {AWQ, "vllm", "'tokenizer.json' is not whole", cut, "tokenizer.json", NULL, NULL},
+    {AWQ, "vllm@0.11", "'tokenizer.json' is not whole", cut, "tokenizer.json", NULL, NULL},
     {AWQ, "transformers", "'tokenizer.json' is missing", drop_file, "tokenizer.json", NULL, NULL},
     {AWQ, "sglang", "'tokenizer_config.json'", drop_file, "tokenizer_config.json", NULL, NULL},
-    {AWQ, "vllm", "'preprocessor_config.json'", drop_file, "processor_config.json", NULL, NULL},
-    {AWQ, "vllm", "'chat_template.jinja'", drop_file, "chat_template.jinja", NULL, NULL},
-    {AWQ, "vllm", "'generation_config.json'", cut, "generation_config.json", NULL, NULL},
-    {AWQ, "vllm", "lacks the token 999", config, "image_token_id", "999", NULL},
-    {AWQ, "vllm", "the embeddings 640 rows", config, "text_config/vocab_size", "640", NULL},
-    {AWQ, "vllm", "'model.safetensors'", cut, "model.safetensors", NULL, NULL},
-    {AWQ, "vllm", "'model-00001-of-00002.safetensors' is missing", shard,
+    {AWQ, "vllm@0.11", "'preprocessor_config.json'", drop_file, "processor_config.json", NULL,
+     NULL},
+    {AWQ, "vllm@0.11", "'chat_template.jinja'", drop_file, "chat_template.jinja", NULL, NULL},
+    {AWQ, "vllm@0.11", "'generation_config.json'", cut, "generation_config.json", NULL, NULL},
+    {AWQ, "vllm@0.11", "lacks the token 999", config, "image_token_id", "999", NULL},
+    {AWQ, "vllm@0.11", "the embeddings 640 rows", config, "text_config/vocab_size", "640", NULL},
+    {AWQ, "vllm@0.11", "'model.safetensors'", cut, "model.safetensors", NULL, NULL},
+    {AWQ, "vllm@0.11", "'model-00001-of-00002.safetensors' is missing", shard,
      "{\"weight_map\": {\"model.norm.weight\": \"model-00001-of-00002.safetensors\"}}", NULL, NULL},
-    {AWQ, "vllm", "has no weight_map", shard, "{\"metadata\": {}}", NULL, NULL},
+    {AWQ, "vllm@0.11", "has no weight_map", shard, "{\"metadata\": {}}", NULL, NULL},
     {GEMV, "transformers", L0 "self_attn.k_proj.qweight", config, Q "version", "\"gemm\"", NULL},
     /* GPTQ */
-    {GPTQ, "vllm", L0 "self_attn.q_proj.g_idx' is missing", drop, L0 "self_attn.q_proj.g_idx", NULL,
-     NULL},
-    {GPTQ, "vllm", "does not name each group", as, L0 "self_attn.q_proj.g_idx",
+    {GPTQ, "vllm@0.11", L0 "self_attn.q_proj.g_idx' is missing", drop, L0 "self_attn.q_proj.g_idx",
+     NULL, NULL},
+    {GPTQ, "vllm@0.11", "does not name each group", as, L0 "self_attn.q_proj.g_idx",
      "{\"dtype\": \"I32\", \"shape\": [288]}", "3"},
-    {GPTQ, "vllm", "and desc_act is false", reversed, L1 "self_attn.q_proj.g_idx", NULL, NULL},
-    {V2, "vllm", "the zero point 16 less one", says_v1, L0 "self_attn.k_proj.qzeros",
+    {GPTQ, "vllm@0.11", "and desc_act is false", reversed, L1 "self_attn.q_proj.g_idx", NULL, NULL},
+    {V2, "transformers", "the zero point 16 less one", says_v1, L0 "self_attn.k_proj.qzeros",
      "{\"dtype\": \"I32\", \"shape\": [9, 12]}", "0xffffffff"},
-    {GPTQ, "vllm", "of the other version", config, Q "checkpoint_format", "\"gptq_v2\"", NULL},
-    {GPTQ, "vllm", "zero points of the other version", as, L1 "mlp.up_proj.qzeros",
+    {GPTQ, "vllm@0.11", "of the other version", config, Q "checkpoint_format", "\"gptq_v2\"", NULL},
+    {GPTQ, "vllm@0.11", "zero points of the other version", as, L1 "mlp.up_proj.qzeros",
      "{\"dtype\": \"I32\", \"shape\": [9, 64]}", "0x88888888"},
-    {GPTQ, "vllm", "'desc_act'", config, Q "desc_act", NULL, NULL},
+    {GPTQ, "vllm@0.11", "'desc_act'", config, Q "desc_act", NULL, NULL},
     {GPTQ, "transformers", "differ in group_size", side, "group_size", "128",
      "quantize_config.json"},
     {GPTQ, "sglang", "'visual.blocks.0.mlp.up_proj.weight'", config, Q "dynamic", "{}", NULL},
-    {GPTQ, "vllm", "become one matrix", config, Q "dynamic",
+    {GPTQ, "vllm@0.11", "become one matrix", config, Q "dynamic",
      "{\"-:.*visual.*\": {}, \"+:.*layers.1.self_attn.k_proj\": {\"bits\": 8}}", NULL},
-    {GPTQ, "vllm", L0 "mlp.gate_proj.qweight", config, Q "bits", "8", NULL},
-    {GPTQ, "vllm", "'lm_head' of quantization_config", config, Q "lm_head", "true", NULL},
+    {GPTQ, "vllm@0.11", L0 "mlp.gate_proj.qweight", config, Q "bits", "8", NULL},
+    {GPTQ, "vllm@0.11", "'lm_head' of quantization_config", config, Q "lm_head", "true", NULL},
     {V2, "transformers", "asymmetric codes of 4 bits in gptq", config, Q "checkpoint_format",
      "\"gptq\"", NULL},
-    {V2, "vllm", "not symmetric as `sym` says", config, Q "sym", "true", NULL},
-    {V2, "vllm", "'dtype'", config, "dtype", "\"bfloat16\"", NULL},
+    {V2, "transformers", "not symmetric as `sym` says", config, Q "sym", "true", NULL},
+    {GPTQ, "vllm@0.11", "'dtype'", config, "dtype", "\"bfloat16\"", NULL},
     /* compressed-tensors */
     {CT_SYM, "transformers", "'visual.blocks.0.attn.qkv.weight'", config, Q "ignore",
      "[\"lm_head\"]", NULL},
@@ -396,10 +398,10 @@ static const struct mistake {
     {CT_SYM, "transformers", "'lm_head' is not in ignore", config, Q "ignore",
      "[\"re:.*visual.*\"]", NULL},
     {CT_SYM, "transformers", L0 "mlp.down_proj.weight_packed", config, W "num_bits", "8", NULL},
-    {CT, "vllm", "weight_zero_point' has no place", config, W "symmetric", "true", NULL},
-    {CT, "vllm", "k_proj.weight_zero_point' is missing", drop,
+    {CT, "vllm@0.11", "weight_zero_point' has no place", config, W "symmetric", "true", NULL},
+    {CT, "vllm@0.11", "k_proj.weight_zero_point' is missing", drop,
      L0 "self_attn.k_proj.weight_zero_point", NULL, NULL},
-    {CT, "vllm", "k_proj.weight_zero_point' is [96, 9]", as,
+    {CT, "vllm@0.11", "k_proj.weight_zero_point' is [96, 9]", as,
      L0 "self_attn.k_proj.weight_zero_point", "{\"dtype\": \"I8\", \"shape\": [96, 9]}", "0"},
     {CT_SYM, "transformers", "k_proj.weight_shape' says", as, L0 "self_attn.k_proj.weight_shape",
      "{\"dtype\": \"I64\", \"shape\": [2]}", "7"},
@@ -412,17 +414,17 @@ static const struct mistake {
     {CT_SYM, "transformers", "'actorder'", config, W "actorder", "\"group\"", NULL},
     {CT_SYM, "transformers", "no padding; got 288 columns in groups of 128", config, W "group_size",
      "128", NULL},
-    {CT_SYM, "vllm", "become one matrix", also, Q "config_groups/group_1",
+    {CT_SYM, "vllm@0.11", "become one matrix", also, Q "config_groups/group_1",
      "{\"targets\": [\"re:.*layers.1.self_attn.k_proj\"], \"weights\": {\"num_bits\": 4, \"type\": "
      "\"int\", \"symmetric\": true, \"strategy\": \"group\", \"group_size\": 16}}",
      "[\"re:.*layers\\\\.(?!1.self_attn.k_proj).*\"]"},
-    {CT_SYM, "vllm", "'dtype'", config, "dtype", "\"bfloat16\"", NULL},
-    {CT_SYM, "vllm", "is missing: neither", rename_to, L0 "mlp.up_proj.weight_packed",
+    {CT_SYM, "vllm@0.11", "'dtype'", config, "dtype", "\"bfloat16\"", NULL},
+    {CT_SYM, "vllm@0.11", "is missing: neither", rename_to, L0 "mlp.up_proj.weight_packed",
      L0 "mlp.up_proj.weight_pack", NULL},
-    {W8A8, "vllm", "asymmetric codes of 8 bits", config, W "symmetric", "false", NULL},
+    {W8A8, "vllm@0.11", "asymmetric codes of 8 bits", config, W "symmetric", "false", NULL},
     {W8A8, "sglang", "v_proj.weight_scale' is [96]", as, L0 "self_attn.v_proj.weight_scale",
      "{\"dtype\": \"BF16\", \"shape\": [96]}", ""},
-    {W8A8, "vllm", "wants 'int-quantized'", config, Q "format", "\"pack-quantized\"", NULL},
+    {W8A8, "vllm@0.11", "wants 'int-quantized'", config, Q "format", "\"pack-quantized\"", NULL},
     {W8A8, "squint", "mlp.up_proj", drop, L0 "mlp.up_proj.weight", NULL, NULL},
     /* GGUF */
     {GGUF, "llama.cpp", "copy", cut, NULL, NULL, NULL},
@@ -455,7 +457,7 @@ static void test_good(void **state) {
     int n;
     (void)state;
     assert_int_equal(findings(in("ct"), "llama.cpp", "is a folder", &n), 1);
-    assert_int_equal(findings(in("a.gguf"), "vllm", "is no folder", &n), 1);
+    assert_int_equal(findings(in("a.gguf"), "vllm@0.11", "is no folder", &n), 1);
     for (int i = 0; i < N_BASES; i++) {
         static const char *const also_by[] = {"transformers", "squint"};
         int all = 0;
@@ -488,20 +490,21 @@ static void refused(const struct base *b, const char *what) {
 
 static void test_refused(void **state) {
     (void)state;
-    refused(&(struct base){"", "awq-gemv", "w4a16", "vllm", 32, 0}, "the layout awq-gemv");
+    refused(&(struct base){"", "awq-gemv", "w4a16", "vllm@0.11", 32, 0}, "the layout awq-gemv");
     refused(&(struct base){"", "gptq", "w4a16", "sglang", 32, 1}, "multiples of 64");
-    refused(&(struct base){"", "compressed-tensors", "w4a16", "sglang", 32, 0}, "asymmetric");
-    refused(&(struct base){"", "compressed-tensors", "w4a16", "vllm", 32, 0}, "multiples of 64");
+    refused(&(struct base){"", "compressed-tensors", "w4a16", "sglang@0.5.5", 32, 0}, "asymmetric");
+    refused(&(struct base){"", "compressed-tensors", "w4a16", "vllm@0.11", 32, 0},
+            "multiples of 64");
     refused(&(struct base){"", "compressed-tensors", "w8a8", "sglang", 32, 1}, "groups of 32");
     refused(&(struct base){"", "compressed-tensors", "w4a8", "sglang", 32, 1}, "w4a8");
     refused(&(struct base){"", "compressed-tensors", "w4a16", "transformers", 128, 1}, "padding");
     refused(&(struct base){"", "compressed-tensors", "w4a16", "transformers", 32, 0}, "asymmetric");
     refused(&(struct base){"", "compressed-tensors", "w4a16", "llama.cpp", 32, 0}, "GGUF");
-    refused(&(struct base){"", "gguf", "w4a16", "vllm", 32, 0}, "folder");
+    refused(&(struct base){"", "gguf", "w4a16", "vllm@0.11", 32, 0}, "folder");
     refused(&(struct base){"", "gguf", "w4a16", "tensorrt", 32, 0}, "target 'tensorrt'");
     sq_error err = {0};
-    assert_int_equal(sq_convert_run(in("awq"), in("refused"), SQ_LAYOUT_CT, "vllm", NULL, &err),
-                     SQ_EARG);
+    assert_int_equal(
+        sq_convert_run(in("awq"), in("refused"), SQ_LAYOUT_CT, "vllm@0.11", NULL, &err), SQ_EARG);
     assert_non_null(strstr(err.text, "multiples of 64"));
 }
 
@@ -512,16 +515,20 @@ static void test_plans(void **state) {
     sq_error err = {0};
     int half = 0;
     sq_quantize_options o = {.method = "rtn", .format = "awq-gemm", .group_size = 32};
+    sq_engine vllm, sglang, transformers;
     (void)state;
+    assert_int_equal(sq_target_parse("vllm@0.11", &vllm, &err), SQ_OK);
+    assert_int_equal(sq_target_parse("sglang", &sglang, &err), SQ_OK);
+    assert_int_equal(sq_target_parse("transformers", &transformers, &err), SQ_OK);
     assert_int_equal(sq_net_open(&net, model, &err), SQ_OK);
     assert_int_equal(sq_plan_make(&p, net, &o, &err), SQ_OK);
-    assert_int_equal(sq_target_plan(&p, &net->config, SQ_TARGET_VLLM, &half, &err), SQ_OK);
+    assert_int_equal(sq_target_plan(&p, &net->config, vllm, &half, &err), SQ_OK);
     assert_int_equal(half, 1);
     p.ranks = 5;
-    assert_int_equal(sq_target_plan(&p, &net->config, SQ_TARGET_VLLM, &half, &err), SQ_EARG);
+    assert_int_equal(sq_target_plan(&p, &net->config, vllm, &half, &err), SQ_EARG);
     assert_non_null(strstr(err.text, "do not split over 5 ranks"));
     p.ranks = 6; /* two KV heads: every rank has one; o_proj's 48 inputs are no whole groups */
-    assert_int_equal(sq_target_plan(&p, &net->config, SQ_TARGET_VLLM, &half, &err), SQ_EARG);
+    assert_int_equal(sq_target_plan(&p, &net->config, vllm, &half, &err), SQ_EARG);
     assert_non_null(strstr(err.text, "o_proj"));
     assert_non_null(strstr(err.text, "48 columns"));
     p.ranks = 0;
@@ -530,31 +537,43 @@ static void test_plans(void **state) {
             p.rows[i].grid.group = 16;
         }
     }
-    assert_int_equal(sq_target_plan(&p, &net->config, SQ_TARGET_SGLANG, &half, &err), SQ_EARG);
+    assert_int_equal(sq_target_plan(&p, &net->config, sglang, &half, &err), SQ_EARG);
     assert_non_null(strstr(err.text, "become one matrix"));
-    assert_int_equal(sq_target_plan(&p, &net->config, SQ_TARGET_TRANSFORMERS, &half, &err), SQ_OK);
+    assert_int_equal(sq_target_plan(&p, &net->config, transformers, &half, &err), SQ_OK);
     sq_plan_close(&p);
     sq_net_close(&net);
 }
 
-/* Every rule names a file of a repository. */
+/* Every rule names a file of a repository; what changed between releases goes by the version. */
 static void test_rules(void **state) {
     static const struct {
-        sq_target t;
+        const char *engine;
         sq_layout layout;
         int64_t group, n, k;
         int symmetric, fits, half;
     } rows[] = {
-        {SQ_TARGET_VLLM, SQ_LAYOUT_CT, 128, 4096, 4096, 0, 1, 0},
-        {SQ_TARGET_VLLM, SQ_LAYOUT_CT, 256, 4096, 4096, 1, 1, 1},
-        {SQ_TARGET_VLLM, SQ_LAYOUT_CT, 256, 4096, 4096, 0, 0, 0},
-        {SQ_TARGET_VLLM, SQ_LAYOUT_AWQ_GEMM, 128, 4096, 4096, 0, 1, 0},
-        {SQ_TARGET_VLLM, SQ_LAYOUT_AWQ_GEMM, 32, 4096, 4128, 0, 1, 1},
-        {SQ_TARGET_VLLM, SQ_LAYOUT_AWQ_GEMM, 0, 4096, 4128, 0, 0, 0},
-        {SQ_TARGET_SGLANG, SQ_LAYOUT_GPTQ_V2, 128, 4096, 4096, 1, 1, 0},
-        {SQ_TARGET_SGLANG, SQ_LAYOUT_GPTQ_V2, 128, 4096, 4096, 0, 0, 0},
-        {SQ_TARGET_TRANSFORMERS, SQ_LAYOUT_GPTQ, 128, 4096, 4096, 0, 0, 0},
-        {SQ_TARGET_TRANSFORMERS, SQ_LAYOUT_GPTQ_V2, 1024, 4096, 4096, 0, 1, 0},
+        {"vllm", SQ_LAYOUT_CT, 128, 4096, 4096, 0, 1, 0},
+        {"vllm", SQ_LAYOUT_CT, 256, 4096, 4096, 1, 1, 1},
+        {"vllm", SQ_LAYOUT_CT, 256, 4096, 4096, 0, 0, 0},
+        {"vllm", SQ_LAYOUT_CT, 32, 96, 288, 0, 1, 0}, /* padded there */
+        {"vllm@0.11", SQ_LAYOUT_CT, 32, 96, 288, 0, 0, 0},
+        {"vllm@0.32.1", SQ_LAYOUT_CT, 32, 96, 288, 0, 0, 0},
+        {"vllm@0.40", SQ_LAYOUT_CT, 32, 96, 288, 0, 1, 0},
+        {"vllm", SQ_LAYOUT_AWQ_GEMM, 128, 4096, 4096, 0, 1, 0},
+        {"vllm", SQ_LAYOUT_AWQ_GEMM, 32, 4096, 4128, 0, 1, 0},
+        {"vllm@0.11.0", SQ_LAYOUT_AWQ_GEMM, 32, 4096, 4128, 0, 1, 1},
+        {"vllm@v0.11", SQ_LAYOUT_AWQ_GEMM, 0, 4096, 4128, 0, 0, 0},
+        {"vllm", SQ_LAYOUT_GPTQ, 128, 4096, 4096, 0, 0, 0},
+        {"vllm@0.11", SQ_LAYOUT_GPTQ, 128, 4096, 4096, 0, 1, 1},
+        {"vllm@0.11", SQ_LAYOUT_GPTQ_V2, 128, 4096, 4096, 0, 0, 0},
+        {"sglang", SQ_LAYOUT_GPTQ_V2, 128, 4096, 4096, 1, 1, 0},
+        {"sglang", SQ_LAYOUT_GPTQ_V2, 128, 4096, 4096, 0, 0, 0},
+        {"sglang", SQ_LAYOUT_GPTQ, 128, 4096, 4096, 0, 0, 0},
+        {"sglang@0.5.5", SQ_LAYOUT_GPTQ, 128, 4096, 4096, 0, 1, 1},
+        {"sglang", SQ_LAYOUT_CT, 128, 4096, 4096, 0, 1, 0},
+        {"sglang@0.5.5", SQ_LAYOUT_CT, 128, 4096, 4096, 0, 0, 0},
+        {"transformers", SQ_LAYOUT_GPTQ, 128, 4096, 4096, 0, 0, 0},
+        {"transformers", SQ_LAYOUT_GPTQ_V2, 1024, 4096, 4096, 0, 1, 0},
     };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -565,7 +584,9 @@ static void test_rules(void **state) {
                               .n_rank = rows[i].n,
                               .k_rank = rows[i].k};
         sq_error err = {0};
-        const sq_target_rule *r = sq_target_find(rows[i].t, &l, &err);
+        sq_engine e;
+        assert_int_equal(sq_target_parse(rows[i].engine, &e, &err), SQ_OK);
+        const sq_target_rule *r = sq_target_find(e, &l, &err);
         assert_int_equal(r != NULL, rows[i].fits);
         if (r != NULL) {
             assert_int_equal(sq_target_half(r), rows[i].half);
@@ -576,11 +597,43 @@ static void test_rules(void **state) {
     }
 }
 
+/* A name, or a name and a version that is not older than all that was read. */
+static void test_versions(void **state) {
+    static const struct {
+        const char *name, *what; /* of the error; NULL: taken */
+        int version;
+    } rows[] = {
+        {"vllm", NULL, 33000},
+        {"vllm@0.11.2", NULL, 11002},
+        {"vllm@1", NULL, 1000000},
+        {"llama.cpp@0.3.36", NULL, 3036},
+        {"vllm@0.10.9", "read from 0.11.0 and 0.33.0", 0},
+        {"transformers@4.57", "read from 5.17.0 and 5.23.0", 0},
+        {"vllm@", "no version", 0},
+        {"vllm@0.11rc1", "no version", 0},
+        {"vllm@0.0.0", "no version", 0},
+        {"vll@0.11", "wanted vllm", 0},
+        {"none@1", "wanted vllm", 0},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        sq_error err = {0};
+        sq_engine e;
+        sq_status want = rows[i].what == NULL ? SQ_OK : SQ_EARG;
+        assert_int_equal(sq_target_parse(rows[i].name, &e, &err), want);
+        if (want == SQ_OK) {
+            assert_int_equal(e.version, rows[i].version);
+        } else {
+            assert_non_null(strstr(err.text, rows[i].what));
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_good),    cmocka_unit_test(test_mistakes),
-        cmocka_unit_test(test_refused), cmocka_unit_test(test_plans),
-        cmocka_unit_test(test_rules),
+        cmocka_unit_test(test_versions), cmocka_unit_test(test_good),
+        cmocka_unit_test(test_mistakes), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_plans),    cmocka_unit_test(test_rules),
     };
     return cmocka_run_group_tests(tests, make_bases, teardown);
 }

@@ -1,0 +1,109 @@
+/* Attention over a KV cache of 8-bit integers, AVX2: as 16-bit integers, whose products in pairs
+ * are exact. */
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernels/kv_tiles.h"
+
+/* Four numbers of a row, low + 256 high, four times. */
+static inline __m256i four(const char *low, int64_t plane) {
+    int32_t l, h;
+    memcpy(&l, low, 4);
+    memcpy(&h, low + plane, 4);
+    __m128i v = _mm_add_epi16(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(l)),
+                              _mm_slli_epi16(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(h)), 8));
+    return _mm256_broadcastq_epi64(v);
+}
+
+static inline __m256i codes(const char *p) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+/* Eight columns from sums of two halves of four columns each. */
+static inline __attribute__((always_inline)) void put(const sq_kv_product *p, int64_t row,
+                                                      int64_t column, __m256i x, __m256i y) {
+    float *c = p->c + row * p->ldc + column;
+    /* in whole numbers that may wrap, as the sum does not */
+    __m256i excess = _mm256_set1_epi32((int)(128u * (uint32_t)p->sums[row]));
+    __m256i sum = _mm256_permute4x64_epi64(_mm256_hadd_epi32(x, y), 0xd8);
+    __m256 f = _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, excess));
+    f = p->scale == NULL ? f : _mm256_mul_ps(f, _mm256_set1_ps(p->scale[row]));
+    f = p->columns == NULL ? f : _mm256_mul_ps(f, _mm256_loadu_ps(p->columns + column));
+    _mm256_storeu_ps(c, p->keep == NULL
+                            ? f
+                            : _mm256_fmadd_ps(_mm256_set1_ps(p->keep[row]), _mm256_loadu_ps(c), f));
+}
+
+#define ROW(r)                                                                                     \
+    v = four(a + (r)*lda, plane);                                                                  \
+    s##r = _mm256_add_epi32(s##r, _mm256_madd_epi16(b0, v));                                       \
+    t##r = _mm256_add_epi32(t##r, _mm256_madd_epi16(b1, v));                                       \
+    u##r = _mm256_add_epi32(u##r, _mm256_madd_epi16(b2, v));                                       \
+    w##r = _mm256_add_epi32(w##r, _mm256_madd_epi16(b3, v));
+#define START(r) __m256i s##r = _mm256_setzero_si256(), t##r = s##r, u##r = s##r, w##r = s##r;
+#define PUT(r)                                                                                     \
+    put(p, row + (r), column, s##r, t##r);                                                         \
+    put(p, row + (r), column + 8, u##r, w##r);
+
+/* One or two rows by a panel of 16 columns. */
+static inline __attribute__((always_inline)) void some(int m, const sq_kv_product *p, int64_t row,
+                                                       int64_t column) {
+    const int64_t lda = 4 * p->lda, ldb = 4 * p->ldb, plane = 4 * p->k;
+    const char *a = (const char *)p->a + row * lda, *b = (const char *)p->b + 4 * column;
+    sq_kv_fetch ahead = sq_kv_ahead(p, b, ldb);
+    START(0)
+    START(1)
+    for (int64_t k = 0; k < p->k; k++, a += 4, b += ldb) {
+        __m256i b0 = codes(b), b1 = codes(b + 16), b2 = codes(b + 32), b3 = codes(b + 48), v;
+        sq_kv_go(&ahead, k, ldb, 64);
+        ROW(0)
+        if (m > 1) {
+            ROW(1)
+        }
+    }
+    PUT(0)
+    if (m > 1) {
+        PUT(1)
+    }
+}
+
+static void kv_i8(const sq_kv_product *p) {
+    for (int64_t j = 0; j < p->n; j += 16) {
+        int64_t i = 0;
+        for (; i + 2 <= p->rows; i += 2) {
+            some(2, p, i, j);
+        }
+        if (i < p->rows) {
+            some(1, p, i, j);
+        }
+    }
+}
+
+static int32_t round_weights(int8_t *low, int8_t *high, const float *x, const float *factor) {
+    const __m256i half = _mm256_set1_epi32(128);
+    /* the lowest byte of each word */
+    const __m256i pick =
+        _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12,
+                         -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i join = _mm256_setr_epi32(0, 4, 0, 0, 0, 0, 0, 0);
+    __m256i sum = _mm256_setzero_si256();
+    for (int64_t i = 0; i < SQ_KV_TOKENS; i += 8) {
+        __m256i q =
+            _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(factor + i)));
+        __m256i h = _mm256_srai_epi32(_mm256_add_epi32(q, half), 8);
+        sum = _mm256_add_epi32(sum, q);
+        /* the low byte of q is that of q - 256 h */
+        q = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(q, pick), join);
+        h = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(h, pick), join);
+        _mm_storel_epi64((__m128i *)(void *)(low + i), _mm256_castsi256_si128(q));
+        _mm_storel_epi64((__m128i *)(void *)(high + i), _mm256_castsi256_si128(h));
+    }
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+
+void sq_kv_init_avx2(sq_kernels *k) {
+    k->kv_i8 = kv_i8;
+    k->round_weights = round_weights;
+}
