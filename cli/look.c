@@ -123,8 +123,8 @@ int verb_convert(int argc, char **argv) {
         {"--format", CLI_TEXT, &format,
          "hf|compressed-tensors|awq-gemm|awq-gemv|gptq|gptq-v2|gguf  (hf: a GGUF or llama2.c file "
          "as "
-         "a dense folder); gguf: a folder, plain or quantized; the others: a quantized folder. "
-         "Codes are untouched"},
+         "a dense folder); gguf: a folder, plain or quantized; the others: a quantized folder or a "
+         "GGUF file of blocks. Codes are untouched"},
         {"--dtype", CLI_TEXT, &dtype,
          "BF16|F16|F32  of what was in blocks (BF16); gguf: of what is not quantized, also Q8_0 "
          "(as stored)"},

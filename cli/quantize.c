@@ -10,17 +10,28 @@ static const char *str(const json_t *o, const char *key) {
     return s == NULL ? "-" : s;
 }
 
-static void show_padding(const json_t *layers) {
-    size_t i, n = 0;
+/* A line for each linear whose columns the group does not divide. */
+static void show_padding(const json_t *r) {
+    const json_t *lists[] = {json_object_get(r, "layers"), json_object_get(r, "kept")};
+    int mixed = json_object_get(r, "bits") != NULL; /* its notes are shown already */
+    size_t i, k, n = 0;
     json_t *l;
-    json_array_foreach(layers, i, l) {
-        int64_t pad = json_integer_value(json_object_get(l, "padded_columns"));
-        if (pad > 0 && n++ == 0) {
-            puts("\nlayers whose columns the group does not divide (padded with zeros, stripped at "
-                 "load):");
-        }
-        if (pad > 0) {
-            printf("  %-52s +%lld columns\n", str(l, "name"), (long long)pad);
+    for (k = 0; k < 2; k++) {
+        json_array_foreach(lists[k], i, l) {
+            int64_t pad = json_integer_value(json_object_get(l, "padded_columns"));
+            const char *note = json_string_value(json_object_get(l, "note"));
+            if (pad == 0 && (note == NULL || mixed)) {
+                continue;
+            }
+            if (n++ == 0) {
+                puts("\nlinears whose columns the group does not divide (padding is of zeros, "
+                     "stripped at load):");
+            }
+            if (pad > 0) {
+                printf("  %-52s +%lld columns\n", str(l, "name"), (long long)pad);
+            } else {
+                printf("  %-52s %s\n", str(l, "name"), note);
+            }
         }
     }
 }
@@ -92,7 +103,7 @@ static void show_quantized(const json_t *r) {
                    (long long)json_integer_value(json_object_get(l, "group_size")), str(l, "note"));
         }
     }
-    show_padding(layers);
+    show_padding(r);
 }
 
 static void show_calibrated(const json_t *r) {

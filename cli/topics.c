@@ -116,7 +116,10 @@ const cli_topic cli_topics[] = {
      "folder: "
      "4-bit codes become Q4_0 where they are symmetric, Q4_1 or Q4_K where these hold scale times "
      "zero point exactly, else Q5_0; symmetric 8-bit ones Q8_0. GPTQ's act-order has no place "
-     "there, nor have groups that are no multiple of 32.",
+     "there, nor have groups that are no multiple of 32.\n"
+     "convert --format compressed-tensors, awq-gemm, awq-gemv, gptq or gptq-v2 takes such a file "
+     "back: the codes "
+     "as they are, where each block's offset is a whole multiple of its scale.",
      "hf,compressed-tensors"},
     {"format", "hf", "huggingface,safetensors", "a Hugging Face folder",
      "config.json, tokenizer.json and *.safetensors, one file or shards with an index; VILA's is a "
@@ -137,7 +140,14 @@ const cli_topic cli_topics[] = {
      "for -1, 32, 64 and 128.",
      "padding,--on-indivisible,--target-bits"},
     {"option", "--target", "target,engine", NULL,
-     "The engine that has to load the folder: vllm, sglang, transformers, llama.cpp or squint. "
+     "The engine that has to load the folder: vllm, sglang, transformers, llama.cpp or squint, "
+     "alone "
+     "(the newest release that the rules were read from) or with a version, such as vllm@0.11. "
+     "Read "
+     "were vllm 0.11.0 and 0.33.0, sglang 0.5.5 and 0.5.23, transformers 5.17.0 and 5.23.0, "
+     "llama.cpp "
+     "as llama-cpp-python 0.3.36 has it (the version is that package's); a version between them is "
+     "held to the older one's rules, a newer one to the newest, and one older than all is refused. "
      "quantize and convert refuse before any work what it has no kernel for: groups, zero points, "
      "layouts, shapes, q/k/v or gate/up of different schemes, shares of --tp ranks; config.json "
      "says float16 where its kernel takes nothing else.\n"
@@ -170,8 +180,8 @@ const cli_topic cli_topics[] = {
      "calibration,--samples,--seq,--stats"},
     {"option", "--stats", NULL, NULL,
      "The statistics of `squint calibrate`, one pass over the data for any number of quantize "
-     "runs. Not with --sequential, "
-     "whose statistics are of one run alone.",
+     "runs. Of this very model: the file knows which, and what is damaged is refused. Not with "
+     "--sequential, whose statistics are of one run alone.",
      "calibration,--calib"},
     {"option", "--sequential", NULL, NULL,
      "As GPTQModel does it: a layer sees the inputs that the quantized layers before it give, and "
@@ -305,18 +315,23 @@ const cli_topic cli_topics[] = {
 
     /* ---- engines ---- */
     {"engine", "vllm", NULL, "what vLLM loads",
-     "awq-gemm: 4 bits; groups of -1, 32, 64, 128 by Marlin (outputs in multiples of 64, inputs of "
-     "128), any group that divides otherwise, then in float16. gptq, gptq-v2: symmetric by Marlin "
-     "with the same limits, else by exllama in float16. compressed-tensors: 4 and 8 bits "
-     "symmetric; with zero points 4 bits in Marlin's shapes alone; w8a8 with one scale a row; w4a8 "
-     "on Arm CPUs and Intel GPUs. q/k/v and gate/up are one matrix each and have one scheme. "
-     "Padding is not understood.",
+     "0.33: awq-gemm of 4 bits; groups of -1, 32, 64, 128 by Marlin, which pads other shapes, any "
+     "group "
+     "that divides otherwise, then in float16. gptq, gptq-v2: symmetric by Marlin alone. "
+     "compressed-tensors: 4 and 8 bits symmetric; with zero points 4 bits by Marlin; w8a8 with one "
+     "scale a row; w4a8 on Arm CPUs and Intel GPUs. 0.11: Marlin wants outputs in multiples of 64 "
+     "and "
+     "inputs of 128; gptq (v1) else by exllama in float16, with zero points as well. q/k/v and "
+     "gate/up "
+     "are one matrix each and have one scheme. Padding in the file is not understood.",
      "--target,sglang,awq-gemm,gptq-format,compressed-tensors"},
     {"engine", "sglang", NULL, "what SGLang loads",
-     "As vLLM for awq-gemm. gptq: symmetric in Marlin's shapes alone (no other kernel is tried), "
-     "asymmetric as v1. compressed-tensors: symmetric in Marlin's shapes, and w8a8 with one scale "
-     "a "
-     "row.",
+     "awq-gemm: 4 bits, by Marlin with outputs in multiples of 64 and inputs of 128, else in "
+     "float16. "
+     "gptq, gptq-v2: symmetric in Marlin's shapes alone (0.5.5: asymmetric as v1, too). "
+     "compressed-tensors: in Marlin's shapes, symmetric, or from 0.5.23 on 4 bits with zero "
+     "points; w8a8 "
+     "with one scale a row.",
      "--target,vllm"},
     {"engine", "transformers", NULL, "what transformers loads",
      "awq-gemm and awq-gemv, gptq (symmetric) and gptq-v2 by way of GPTQModel; compressed-tensors "

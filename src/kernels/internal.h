@@ -82,16 +82,6 @@ static inline const uint8_t *sq_weight_panel(const sq_weight *w, int64_t panel) 
 /* Codes -8..7 and -128..127 about it. */
 static inline int sq_weight_middle(const sq_weight *w) { return w->kind == SQ_W_Q4 ? 8 : 128; }
 
-/* How a block type of ggml becomes codes, scales and offsets (w = code * scale + offset). `read`
- * fills block codes and block / group scales and offsets from one block's bytes. */
-enum { SQ_MAX_BLOCK = 256 };
-typedef struct sq_block_form {
-    int bits;
-    int64_t group;
-    void (*read)(const uint8_t *block, uint8_t *codes, float *scales, float *offsets);
-} sq_block_form;
-int sq_block_describe(sq_dtype t, sq_block_form *out); /* 0: no block type */
-
 /* Weight [row][c] as f32. */
 float sq_weight_at(const sq_weight *w, int64_t row, int64_t c);
 

@@ -59,6 +59,16 @@ sq_status sq_weight_round(sq_weight *w, const sq_weight *dense, int bits, sq_err
 /* Says that the columns of a quantized matrix without padding are stored in another order:
  * columns[j] is the one at place j. Copies. */
 sq_status sq_weight_order(sq_weight *w, const int32_t *columns, sq_error *err);
+/* How a block type of ggml becomes codes, scales and offsets (w = code * scale + offset). `read`
+ * fills block codes and block / group scales and offsets from one block's bytes. */
+enum { SQ_MAX_BLOCK = 256 };
+typedef struct sq_block_form {
+    int bits;
+    int64_t group;
+    void (*read)(const uint8_t *block, uint8_t *codes, float *scales, float *offsets);
+} sq_block_form;
+int sq_block_describe(sq_dtype t, sq_block_form *out); /* 0: no block type */
+
 /* Packs ggml's blocks (SQ_Q4_0 … SQ_Q6_K), [n][k / block] of them: 4-bit codes stay 4-bit, wider
  * ones become 8-bit; groups are the blocks' own (32, or 16 for Q6_K). Values are as ggml
  * dequantizes them, to f32 rounding. Copies everything. */

@@ -41,7 +41,7 @@ enum { SQ_KV_ROWS = 6 };
 
 /* Where to prefetch while B is read from `b` on: SQ_KV_AHEAD bytes before it is needed (the CPU's
  * own prefetching ends at a page's border), the last of them in what is read next. */
-enum { SQ_KV_AHEAD = 2048 };
+enum { SQ_KV_AHEAD = 8192 };
 typedef struct sq_kv_fetch {
     const char *at, *next;
     int64_t turn; /* the step at which `next` begins */

@@ -40,11 +40,20 @@ void sq_kv_init(sq_kv *kv, sq_kv_type type, int64_t layers, int64_t kv_heads, in
     *kv = (sq_kv){.type = type, .layers = layers, .kv_heads = kv_heads, .head_dim = head_dim};
 }
 
-void sq_kv_free(sq_kv *kv) {
-    for (int64_t b = 0; b < kv->n_blocks; b++) {
-        sq_free(kv->blocks[b]);
+/* Gives back all but the first n blocks, which end where an allocation does. */
+static void drop(sq_kv *kv, int64_t n) {
+    while (kv->n_blocks > n) {
+        int64_t b = --kv->n_blocks;
+        if (kv->first[b]) {
+            sq_free(kv->blocks[b]);
+        }
     }
+}
+
+void sq_kv_free(sq_kv *kv) {
+    drop(kv, 0);
     sq_free(kv->blocks);
+    sq_free(kv->first);
     sq_kv_init(kv, kv->type, kv->layers, kv->kv_heads, kv->head_dim);
 }
 
@@ -53,37 +62,52 @@ static size_t block_bytes(const sq_kv *kv) {
            sq_kv_row_bytes(kv->type, kv->head_dim);
 }
 
+static sq_status grow_table(sq_kv *kv, int64_t want, sq_error *err) {
+    int64_t cap = want > 2 * kv->cap_blocks ? want : 2 * kv->cap_blocks;
+    size_t used = (size_t)kv->n_blocks;
+    void *p = kv->blocks, *q = kv->first;
+    sq_status st = sq_grow(&p, used * sizeof *kv->blocks, (size_t)cap, sizeof *kv->blocks,
+                           "the KV cache's table", err);
+    kv->blocks = p;
+    if (st == SQ_OK) {
+        st = sq_grow(&q, used, (size_t)cap, 1, "the KV cache's table", err);
+        kv->first = q;
+    }
+    kv->cap_blocks = st == SQ_OK ? cap : kv->cap_blocks;
+    return st;
+}
+
 sq_status sq_kv_reserve(sq_kv *kv, int64_t more, sq_error *err) {
-    int64_t want = sq_ceil_div(kv->tokens + more, SQ_KV_BLOCK);
-    if (want > kv->cap_blocks) {
-        int64_t cap = want > 2 * kv->cap_blocks ? want : 2 * kv->cap_blocks;
-        void *p = kv->blocks;
-        sq_status st = sq_grow(&p, (size_t)kv->n_blocks * sizeof *kv->blocks, (size_t)cap,
-                               sizeof *kv->blocks, "the KV cache's table", err);
+    /* Of 4 MiB memory comes in huge pages: a step reads 32 KiB here and 32 KiB there. Small caches
+     * grow by what there is. */
+    const int64_t huge = sq_ceil_div(4 << 20, (int64_t)block_bytes(kv));
+    const int64_t want = sq_ceil_div(kv->tokens + more, SQ_KV_BLOCK), before = kv->n_blocks;
+    while (kv->n_blocks < want) {
+        int64_t n = kv->n_blocks < huge ? kv->n_blocks : huge, left = want - kv->n_blocks;
+        n = left < n ? n : left < 8 * huge ? left : 8 * huge;
+        sq_status st =
+            kv->n_blocks + n > kv->cap_blocks ? grow_table(kv, kv->n_blocks + n, err) : SQ_OK;
         if (st != SQ_OK) {
+            drop(kv, before);
             return st;
         }
-        kv->blocks = p;
-        kv->cap_blocks = cap;
-    }
-    int64_t before = kv->n_blocks;
-    while (kv->n_blocks < want) {
         /* Zeroed, so that rows of a block beyond the last token are finite wherever a product runs
          * over them. */
-        unsigned char *b = sq_alloc(block_bytes(kv), 1, "the KV cache", NULL);
+        unsigned char *b = sq_alloc((size_t)n, block_bytes(kv), "the KV cache", NULL);
         if (b == NULL) {
-            while (kv->n_blocks > before) {
-                sq_free(kv->blocks[--kv->n_blocks]);
-            }
             sq_fail(
                 err, SQ_ENOMEM,
                 "not enough memory for the KV cache; got room for %lld tokens, wanted %lld (%zu "
                 "bytes a token)",
                 (long long)sq_kv_capacity(kv), (long long)(kv->tokens + more),
                 block_bytes(kv) / SQ_KV_BLOCK);
+            drop(kv, before);
             return SQ_ENOMEM;
         }
-        kv->blocks[kv->n_blocks++] = b;
+        for (int64_t i = 0; i < n; i++, b += block_bytes(kv)) {
+            kv->first[kv->n_blocks] = i == 0;
+            kv->blocks[kv->n_blocks++] = b;
+        }
     }
     return SQ_OK;
 }

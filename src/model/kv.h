@@ -37,6 +37,7 @@ typedef struct sq_kv {
     int64_t layers, kv_heads, head_dim;
     int64_t tokens; /* stored */
     int64_t n_blocks, cap_blocks;
+    unsigned char *first; /* [cap_blocks] 1: a block with which an allocation begins */
     /* blocks[b]: matrices [layers][2 (k, v)][kv_heads] */
     unsigned char **blocks;
 } sq_kv;

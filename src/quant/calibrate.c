@@ -29,8 +29,8 @@ void sq_job_close(sq_job *j) {
 sq_status sq_job_read_data(sq_job *j, const char *dir) {
     double t = sq_now();
     int64_t max = j->o->samples > 0 ? j->o->samples : 128;
-    sq_status st = sq_samples_read(&j->samples, &j->front, j->o->calib, max, j->o->seq,
-                                   SQ_SAMPLE_SIZES, j->err);
+    sq_status st =
+        sq_samples_read(&j->samples, &j->front, j->o->calib, max, j->o->seq, SQ_LOAD_SIZES, j->err);
     if (st == SQ_OK && j->samples.tokens == 0) {
         st = sq_fail(j->err, SQ_EFORMAT, "'%s' gives no tokens to calibrate on", j->o->calib);
     }
@@ -42,7 +42,7 @@ sq_status sq_job_read_data(sq_job *j, const char *dir) {
                          j->samples.n, (long long)j->samples.tokens,
                          (long long)j->samples.picture_tokens, (long long)j->samples.dropped,
                          (long long)j->samples.unused);
-        sq_hidden_options h = {sq_policy_vision(&j->plan.policy), j->o->max_ram, dir, &j->front};
+        sq_hidden_options h = {sq_policy_vision(&j->plan.policy), j->o->max_ram, dir};
         st = sq_hidden_open(&j->hidden, j->net, &j->samples, &h, j->progress, j->err);
     }
     j->embed_s += sq_now() - t;

@@ -1,11 +1,12 @@
-/* convert between the layouts of quantized folders: codes and zero points stay what they are, and
- * scales are refused where another type could not hold them exactly. Everything is read and checked
- * before the first byte is written. */
+/* convert between the layouts of quantized folders, and from a GGUF file to one of them: codes and
+ * zero points stay what they are, and scales are refused where another type could not hold them
+ * exactly. Everything is read and checked before the first byte is written. */
 #include <stdio.h>
 
 #include "base/json.h"
 #include "base/log.h"
 #include "format/qconfig.h"
+#include "quant/from_blocks.h"
 #include "quant/output.h"
 #include "quant/quant.h"
 #include "quant/target.h"
@@ -16,6 +17,7 @@ typedef struct converting {
     sq_plan plan;
     sq_output out;
     sq_arena arena;
+    size_t n_codes;
     int symmetric; /* every zero point of every linear is the middle */
     const sq_progress *progress;
     sq_error *err;
@@ -42,8 +44,24 @@ sq_status sq_output_read(const sq_net *net, const sq_qconfig *config, const sq_l
     return st;
 }
 
+/* A linear's tensor where that is of ggml's blocks, else NULL. */
+static const sq_tensor *blocks_of(const converting *c, const sq_linear *l) {
+    char name[600];
+    snprintf(name, sizeof name, "%s.weight", l->file_name);
+    const sq_tensor *t = sq_checkpoint_find(c->net->ckpt, name);
+    return t != NULL && sq_dtype_block(t->dtype) > 1 ? t : NULL;
+}
+
+/* Embeddings and head in blocks are widened: the layouts' loaders keep them in floats. */
+static int has_codes(const converting *c, const sq_linear *l) {
+    int outside = l->part == SQ_PART_EMBED || l->part == SQ_PART_HEAD;
+    return l->quantized && !(outside && blocks_of(c, l) != NULL);
+}
+
 static sq_status read_linear(const converting *c, const sq_linear *l, sq_qlinear *q) {
-    return sq_output_read(c->net, c->q, l, q, c->err);
+    const sq_tensor *t = blocks_of(c, l);
+    return t != NULL ? sq_blocks_read(q, t, l->file_name, c->err)
+                     : sq_output_read(c->net, c->q, l, q, c->err);
 }
 
 /* AutoAWQ and GPTQModel store float16; compressed-tensors takes what there is. */
@@ -87,8 +105,8 @@ static sq_status plan_row(void *user, sq_linear *l, sq_error *err) {
     converting *c = user;
     sq_plan_row *r = &c->plan.rows[c->plan.n++];
     sq_qlinear q;
-    *r = (sq_plan_row){.linear = l, .quantize = l->quantized};
-    if (!l->quantized) {
+    *r = (sq_plan_row){.linear = l, .quantize = has_codes(c, l)};
+    if (!r->quantize) {
         return SQ_OK;
     }
     sq_status st = read_linear(c, l, &q);
@@ -111,25 +129,32 @@ static sq_status plan_row(void *user, sq_linear *l, sq_error *err) {
 
 static sq_status count(void *user, sq_linear *l, sq_error *err) {
     (void)err;
-    *(size_t *)user += l->quantized ? 1 : 0;
+    ((converting *)user)->n_codes += has_codes(user, l);
     return SQ_OK;
 }
 
 static sq_status make_plan(converting *c) {
     size_t n = 0;
     sq_status st;
-    sq_net_every_linear(c->net, count, &n, c->err);
-    if (n == 0 || c->net->quantization == NULL) {
-        sq_fail(c->err, SQ_EARG, "nothing is quantized there; wanted a quantized folder");
+    sq_net_every_linear(c->net, count, c, c->err);
+    if (c->n_codes == 0) {
+        sq_fail(c->err, SQ_EARG,
+                "nothing is quantized there; wanted a quantized folder or a GGUF file of blocks");
         sq_hint(c->err, "squint quantize MODEL -o OUT --format %s", sq_layout_name(c->plan.layout));
         return SQ_EARG;
     }
-    SQ_TRY(sq_qconfig_open(&c->q, c->net->quantization, c->err));
-    if (sq_qconfig_layout(c->q) == c->plan.layout) {
+    if (sq_checkpoint_find(c->net->ckpt, "model.rotary_emb.factors") != NULL) {
+        return sq_fail(c->err, SQ_EUNSUPPORTED,
+                       "the file scales its rotary frequencies by a tensor (rope_freqs); a "
+                       "config.json for that is not written yet");
+    }
+    if (c->net->quantization != NULL) {
+        SQ_TRY(sq_qconfig_open(&c->q, c->net->quantization, c->err));
+    }
+    if (c->q != NULL && sq_qconfig_layout(c->q) == c->plan.layout) {
         return sq_fail(c->err, SQ_EARG, "the folder is of the format %s already",
                        sq_layout_name(c->plan.layout));
     }
-    n = 0;
     sq_net_every_linear(c->net, sq_plan_count, &n, c->err);
     c->plan.rows = sq_alloc(n, sizeof *c->plan.rows, "a plan", c->err);
     st = c->plan.rows == NULL ? SQ_ENOMEM : sq_net_every_linear(c->net, plan_row, c, c->err);

@@ -39,9 +39,26 @@ static sq_status place(sq_hidden *h, size_t floats, size_t max_ram, const char *
     return st;
 }
 
-static sq_status embed_one(sq_hidden *h, size_t i, const sq_prompt *p, int vision, size_t *seen,
+/* What lies in the file needs no memory until its turn comes again. */
+static void let_go(const sq_hidden *h, const float *p, size_t floats) {
+    if (h->mapped) {
+        sq_map_release(p, floats * sizeof *p);
+    }
+}
+
+static sq_status embed_one(sq_hidden *h, size_t i, sq_samples *samples, int vision, size_t *seen,
                            sq_error *err) {
     int64_t width = h->net->config.dims[SQ_D_HIDDEN];
+    const sq_prompt *p = &samples->items[i].prompt;
+    if (p->n_slots > 0 && p->slots[0].pixels.patches == NULL) {
+        sq_status st = sq_sample_load(&samples->items[i], samples->front, samples->dir, 0, err);
+        if (st == SQ_OK && (int64_t)p->ids.len != h->tokens[i]) {
+            st = sq_fail(err, SQ_EIO, "a picture of the calibration data changed meanwhile");
+        }
+        if (st != SQ_OK) {
+            return st;
+        }
+    }
     sq_embed(h->net, p->ids.data, h->tokens[i], h->rows[i]);
     for (size_t s = 0; s < p->n_slots; s++) {
         const sq_pixels *px = &p->slots[s].pixels;
@@ -51,26 +68,14 @@ static sq_status embed_one(sq_hidden *h, size_t i, const sq_prompt *p, int visio
         if (st != SQ_OK) {
             return st;
         }
+        if (vision) {
+            const sq_picture *x = &h->pictures[*seen];
+            let_go(h, x->state, sq_vision_state_floats(&h->net->config, &x->shape));
+        }
         *seen += 1;
     }
+    let_go(h, h->rows[i], (size_t)(h->tokens[i] * width));
     return sq_positions_copy(&h->positions[i], &p->positions, 0, h->tokens[i], err);
-}
-
-/* Brings back the pixels of a prompt that was read without them. */
-static sq_status reload(const sq_hidden *h, size_t i, sq_samples *samples, const sq_frontend *front,
-                        sq_error *err) {
-    sq_sample *s = &samples->items[i];
-    if (s->prompt.n_slots == 0 || s->prompt.slots[0].pixels.patches != NULL) {
-        return SQ_OK;
-    }
-    sq_status st = sq_sample_load(s, front, samples->dir, 0, err);
-    if (st == SQ_OK && (int64_t)s->prompt.ids.len != h->tokens[i]) {
-        st = sq_fail(
-            err, SQ_EFORMAT,
-            "a picture of sample %zu changed while it was read; got %zu tokens, wanted %lld", i + 1,
-            s->prompt.ids.len, (long long)h->tokens[i]);
-    }
-    return st;
 }
 
 /* The list of pictures, and how many numbers their states take. */
@@ -128,8 +133,7 @@ sq_status sq_hidden_open(sq_hidden *h, const sq_net *net, sq_samples *samples,
     SQ_TRY(place(h, floats, o->max_ram, o->dir, err));
     divide(h, width);
     for (size_t i = 0; i < h->n; i++) {
-        SQ_TRY(reload(h, i, samples, o->front, err));
-        SQ_TRY(embed_one(h, i, &samples->items[i].prompt, o->vision, &seen, err));
+        SQ_TRY(embed_one(h, i, samples, o->vision, &seen, err));
         sq_prompt_free(&samples->items[i].prompt);
         if (!sq_progress_tick(progress, "embed", (int64_t)i + 1, (int64_t)h->n, NULL)) {
             st = sq_fail(err, SQ_ECANCELLED, "stopped");
@@ -166,6 +170,7 @@ static sq_status text_layer(sq_hidden *h, int layer, const sq_tap_sink *sink, in
         }
         st = sq_text_layer(h->net, h->work, layer, &kv, 0, cos_rows, sin_rows, rows, h->tokens[i],
                            sink, err);
+        let_go(h, h->rows[i], (size_t)h->tokens[i] * width);
     }
     sq_kv_free(&kv);
     sq_free(cos_rows);
@@ -198,6 +203,7 @@ static sq_status pictures(sq_hidden *h, const sq_stage *stage, const sq_tap_sink
         if (merge && !look) {
             sq_map_release(p->state, n * sizeof *state); /* used up */
         }
+        let_go(h, p->state, n);
     }
     sq_free(copy);
     return st;

@@ -115,7 +115,8 @@ static sq_status open_writer(sq_output *o, int resume, sq_error *err) {
             continue;
         }
         sq_tensor_spec *s = &l.items[l.n++];
-        *s = (sq_tensor_spec){.name = t->name, .dtype = t->dtype, .rank = t->rank};
+        sq_dtype type = sq_dtype_block(t->dtype) > 1 ? SQ_F32 : t->dtype; /* widened */
+        *s = (sq_tensor_spec){.name = t->name, .dtype = type, .rank = t->rank};
         memcpy(s->shape, t->shape, sizeof s->shape);
         if (r != NULL) {
             s->shape[0] = sq_split_rows(o->plan, r->linear);
@@ -241,12 +242,32 @@ static sq_status put_wide(sq_output *o, const sq_linear *l, sq_error *err) {
     return st;
 }
 
+/* ggml's blocks outside of the linears, such as embeddings: their numbers, exactly. */
+static sq_status put_blocks(sq_output *o, const sq_tensor *t, sq_error *err) {
+    size_t n = (size_t)(t->shape[0] * t->shape[1]);
+    sq_weight w = {0};
+    sq_status st = sq_weight_blocks(&w, t->dtype, t->data, t->shape[0], t->shape[1], err);
+    float *f = st == SQ_OK ? sq_alloc_raw(n, sizeof *f, t->name, err) : NULL;
+    if (f != NULL) {
+        sq_weight_rows_f32(&w, 0, t->shape[0], f);
+        st = put(o, t->name, f, n * sizeof *f, err);
+    } else if (st == SQ_OK) {
+        st = SQ_ENOMEM;
+    }
+    sq_free(f);
+    sq_weight_free(&w);
+    return st;
+}
+
 sq_status sq_output_copy(sq_output *o, const sq_tensor *t, sq_error *err) {
     char hash[17];
     int codes;
     const sq_plan_row *r = o->plan->inter_to == 0 ? NULL : row_of(o->plan, t, &codes);
     if (r != NULL) {
         return put_wide(o, r->linear, err);
+    }
+    if (sq_dtype_block(t->dtype) > 1) {
+        return put_blocks(o, t, err);
     }
     if (t->owned) {
         return put(o, t->name, t->data, t->bytes, err);

@@ -78,6 +78,20 @@ static void note_padding(const sq_job *j) {
     }
 }
 
+/* Linears that stay as they are because the group does not divide their columns. */
+static json_t *kept(const sq_job *j) {
+    json_t *list = json_array();
+    for (size_t i = 0; i < j->plan.n; i++) {
+        const sq_plan_row *r = &j->plan.rows[i];
+        if (r->note != NULL && !r->quantize) {
+            json_array_append_new(list, json_pack("{s:s, s:I, s:s}", "name", r->linear->file_name,
+                                                  "columns", (json_int_t)r->linear->weight.k,
+                                                  "note", r->note));
+        }
+    }
+    return list;
+}
+
 static const char *base_name(const char *path) {
     const char *slash = strrchr(path, '/');
     return slash == NULL ? path : slash + 1;
@@ -152,8 +166,8 @@ static sq_status mix_plan(sq_job *j) {
     }
     if (j->o->calib != NULL) {
         int64_t seq = j->o->seq > 0 && j->o->seq < SENSE_TOKENS ? j->o->seq : SENSE_TOKENS;
-        SQ_TRY(
-            sq_samples_read(&s, &j->front, j->o->calib, SENSE_SAMPLES, seq, SQ_SAMPLE_ALL, j->err));
+        SQ_TRY(sq_samples_read(&s, &j->front, j->o->calib, SENSE_SAMPLES, seq, SQ_LOAD_PROMPTS,
+                               j->err));
         SQ_TRY(sq_mixed_sense(&j->mixed, &s, j->progress, j->err));
     } else {
         sq_progress_note(j->progress,
@@ -256,6 +270,7 @@ static sq_status quantize_folder(const char *model, const char *out, const sq_qu
         json_object_set_new(*report, "tp", sq_split_record(&j.plan));
     }
     if (*report != NULL) {
+        json_object_set_new(*report, "kept", kept(&j));
         sq_job_report_data(&j, *report);
     }
     sq_job_close(&j);

@@ -9,7 +9,7 @@ typedef struct reading {
     const sq_frontend *f;
     const char *path;
     int64_t max, seq;
-    sq_sample_mode load;
+    sq_samples_kind load;
     size_t cap;
     sq_buf text; /* plain text lines so far */
     sq_error *err;
@@ -53,11 +53,10 @@ static sq_status load_line(reading *r, sq_sample *s) {
     }
     r->out->tokens += (int64_t)s->prompt.ids.len;
     for (size_t i = 0; i < s->prompt.n_slots; i++) {
-        sq_slot *slot = &s->prompt.slots[i];
-        r->out->picture_tokens += slot->count;
-        if (r->load == SQ_SAMPLE_SIZES) {
-            sq_free(slot->pixels.patches);
-            slot->pixels.patches = NULL;
+        r->out->picture_tokens += s->prompt.slots[i].count;
+        if (r->load == SQ_LOAD_SIZES) {
+            sq_free(s->prompt.slots[i].pixels.patches);
+            s->prompt.slots[i].pixels.patches = NULL;
         }
     }
     return st;
@@ -82,9 +81,9 @@ static sq_status one_line(reading *r, const char *line, size_t len, size_t numbe
         json_decref(v);
     } else {
         s->line = v;
-        st = r->load != SQ_SAMPLE_LINES ? load_line(r, s) : SQ_OK;
+        st = r->load != SQ_LOAD_LINES ? load_line(r, s) : SQ_OK;
     }
-    if (st != SQ_OK || (r->load != SQ_SAMPLE_LINES && r->out->n == 0)) {
+    if (st != SQ_OK || r->out->n == 0) {
         sq_error_prefix(r->err, "'%s' line %zu: ", r->path, number);
     }
     return st;
@@ -121,8 +120,8 @@ static sq_status cut_text(reading *r) {
 }
 
 sq_status sq_samples_read(sq_samples *out, const sq_frontend *f, const char *path, int64_t max,
-                          int64_t seq, sq_sample_mode load, sq_error *err) {
-    *out = (sq_samples){0};
+                          int64_t seq, sq_samples_kind load, sq_error *err) {
+    *out = (sq_samples){.front = f};
     reading r = {.out = out,
                  .f = f,
                  .path = path,

@@ -17,21 +17,21 @@ typedef struct sq_samples {
      * to be a piece; and those beyond `max`. */
     int64_t dropped, unused;
     char *dir; /* of the file */
+    const sq_frontend *front;
 } sq_samples;
+
+/* What is read of each line: itself; its prompt, pictures decoded; or its prompt, whose pictures
+ * are decoded for their size and let go (sq_sample_load gets them again): memory does not grow with
+ * their number. */
+typedef enum sq_samples_kind { SQ_LOAD_LINES, SQ_LOAD_PROMPTS, SQ_LOAD_SIZES } sq_samples_kind;
 
 /* Reads at most max samples (0: all). Conversations stay whole, `{"text": …}` lines are joined by a
  * blank line and cut into pieces of `seq` tokens, or of as many as the model has positions. A bad
- * line is SQ_EFORMAT with its number; no sample at all is an error. Prompts are made, and what is
- * longer than the model's positions is dropped (SQ_ELIMIT when nothing is left), unless only lines
- * are asked for: then sq_sample_load builds each prompt. */
-typedef enum sq_sample_mode {
-    SQ_SAMPLE_LINES,
-    SQ_SAMPLE_SIZES, /* prompts whose pictures keep no pixels; sq_sample_load brings them again */
-    SQ_SAMPLE_ALL,
-} sq_sample_mode;
+ * line is SQ_EFORMAT with its number; no sample at all is an error. Of loaded prompts what is
+ * longer than the model's positions is dropped; SQ_ELIMIT when nothing is left. */
 sq_status sq_samples_read(sq_samples *out, const sq_frontend *f, const char *path, int64_t max,
-                          int64_t seq, sq_sample_mode load, sq_error *err);
-/* Builds the prompt of a sample, anew where there is one. */
+                          int64_t seq, sq_samples_kind load, sq_error *err);
+/* Builds the prompt of a sample anew, with its pictures. */
 sq_status sq_sample_load(sq_sample *s, const sq_frontend *f, const char *dir, int generation,
                          sq_error *err);
 void sq_samples_close(sq_samples *s);

@@ -339,7 +339,7 @@ static sq_status check_logits(sq_verify_state *v, sq_error *err) {
     sq_samples s = {0};
     int64_t max = v->o->samples > 0 ? v->o->samples : 16;
     sq_status st = v->o->data != NULL
-                       ? sq_samples_read(&s, &v->front, v->o->data, max, 512, SQ_SAMPLE_LINES, err)
+                       ? sq_samples_read(&s, &v->front, v->o->data, max, 512, SQ_LOAD_LINES, err)
                        : sq_samples_builtin(&s, &v->front, err);
     if (st == SQ_OK) {
         st = compare_all(v, &s, 0, err);

@@ -14,6 +14,8 @@ import sys
 import traceback
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["TQDM_DISABLE"] = "1"
+out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+os.dup2(2, 1)  # logs go to standard error, from the first import on
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
@@ -115,13 +117,11 @@ def main():
         import compressed_tensors
         import llmcompressor
         print(f"llmcompressor {llmcompressor.__version__}, compressed-tensors {compressed_tensors.__version__}, "
-              f"transformers {transformers.__version__}, torch {torch.__version__}")
+              f"transformers {transformers.__version__}, torch {torch.__version__}", file=out)
         return
     torch.set_num_threads(1)  # small matrices
     with open(sys.argv[1], encoding="utf-8") as f:
         jobs = json.load(f)
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")  # its logs go to standard error
-    os.dup2(2, 1)
     for job in jobs:
         error = None
         try:

@@ -12,6 +12,8 @@
 #include "format/gguf_write.h"
 #include "format/source.h"
 #include "model/model.h"
+#include "quant/from_blocks.h"
+#include "quant/output.h"
 #include "quant/quant.h"
 #include "workdir.h"
 
@@ -47,6 +49,21 @@ static void make(linear *l, int bits, int64_t group, int zero, float scale) {
     }
 }
 
+/* Read as codes again: the same ones, in the same groups. */
+static void expect_codes(const linear *l, sq_dtype type, const uint8_t *blocks) {
+    sq_error err = {0};
+    sq_qlinear q;
+    sq_tensor t = {.name = "x", .dtype = type, .rank = 2, .shape = {N, K}, .data = blocks};
+    assert_int_equal(sq_blocks_read(&q, &t, "x", &err), SQ_OK);
+    assert_int_equal(q.bits, l->q.bits);
+    assert_int_equal(q.group, l->q.group);
+    assert_int_equal(q.scale_type, SQ_F16);
+    assert_memory_equal(q.codes, l->codes, N * K);
+    assert_memory_equal(q.zeros, l->zeros, (size_t)(N * K / q.group));
+    assert_memory_equal(q.scales, l->scales, (size_t)(N * K / q.group) * sizeof(float));
+    sq_qlinear_free(&q);
+}
+
 /* The type that is chosen, and that its blocks stand for exactly what the codes do. */
 static void expect(linear *l, sq_dtype want) {
     sq_error err = {0};
@@ -72,9 +89,35 @@ static void expect(linear *l, sq_dtype want) {
                      (double)v);
         }
     }
+    expect_codes(l, type, blocks);
     sq_weight_free(&w);
     free(blocks);
     free(back);
+}
+
+/* Blocks that others write: 32 values want 8 bits, and an offset that is half a scale nothing. */
+static void test_other_blocks(void **state) {
+    uint8_t q5[22] = {0, 0x3c}, q4[20] = {0, 0x3c, 0, 0xb8}; /* 1; 1 and -0.5 */
+    sq_tensor t = {.name = "x", .dtype = SQ_Q5_0, .rank = 2, .shape = {1, 32}, .data = q5};
+    sq_error err = {0};
+    sq_qlinear q;
+    (void)state;
+    q5[4] = q5[5] = 0xff;
+    for (int i = 0; i < 16; i++) {
+        q5[6 + i] = (uint8_t)(i | i << 4);
+    }
+    assert_int_equal(sq_blocks_read(&q, &t, "x", &err), SQ_OK);
+    assert_int_equal(q.bits, 8);
+    assert_int_equal(q.zeros[0], 128);
+    for (int i = 0; i < 32; i++) {
+        assert_int_equal(q.codes[i], 128 - 16 + i);
+    }
+    sq_qlinear_free(&q);
+    t.dtype = SQ_Q4_1;
+    t.data = q4;
+    assert_int_equal(sq_blocks_read(&q, &t, "model.x", &err), SQ_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "model.x: its Q4_1 blocks"));
+    assert_true(err.hint[0] != '\0');
 }
 
 static void test_blocks(void **state) {
@@ -339,6 +382,102 @@ static void test_codes(void **state) {
     same_text(in("padded"), in("padded.gguf"));
 }
 
+static void to_layout(const char *from, const char *to, sq_layout layout) {
+    sq_error err = {0};
+    char a[800], b[800];
+    snprintf(a, sizeof a, "%s", in(from));
+    snprintf(b, sizeof b, "%s", in(to));
+    if (sq_convert_run(a, b, layout, NULL, NULL, &err) != SQ_OK) {
+        fail_msg("%s to %s: %s", from, to, err.text);
+    }
+}
+
+/* The linears of two folders: the same codes, zero points and scales. */
+static void same_codes(const char *a, const char *b) {
+    sq_net *x, *y;
+    sq_qconfig *qx, *qy;
+    assert_int_equal(sq_net_open(&x, in(a), NULL), SQ_OK);
+    assert_int_equal(sq_net_open(&y, in(b), NULL), SQ_OK);
+    assert_int_equal(sq_qconfig_open(&qx, x->quantization, NULL), SQ_OK);
+    assert_int_equal(sq_qconfig_open(&qy, y->quantization, NULL), SQ_OK);
+    for (int64_t i = 0; i < x->config.layers; i++) {
+        for (int r = 0; r < SQ_L_TEXT_COUNT; r++) {
+            sq_qlinear p, q;
+            assert_int_equal(sq_output_read(x, qx, &x->layers[i].linears[r], &p, NULL), SQ_OK);
+            assert_int_equal(sq_output_read(y, qy, &y->layers[i].linears[r], &q, NULL), SQ_OK);
+            size_t cells = (size_t)(p.n * (p.k / p.group));
+            assert_int_equal(p.group, q.group);
+            assert_memory_equal(p.codes, q.codes, (size_t)(p.n * p.k));
+            assert_memory_equal(p.zeros, q.zeros, cells);
+            assert_memory_equal(p.scales, q.scales, cells * sizeof(float));
+            sq_qlinear_free(&p);
+            sq_qlinear_free(&q);
+        }
+    }
+    sq_qconfig_close(&qx);
+    sq_qconfig_close(&qy);
+    sq_net_close(&x);
+    sq_net_close(&y);
+}
+
+/* Every matrix of two files: the same bytes. */
+static void same_blocks(const char *a, const char *b) {
+    sq_gguf x, y;
+    size_t blocks = 0;
+    assert_int_equal(sq_gguf_open(&x, in(a), NULL), SQ_OK);
+    assert_int_equal(sq_gguf_open(&y, in(b), NULL), SQ_OK);
+    for (size_t i = 0; i < x.n_tensors; i++) {
+        const sq_gguf_tensor *s = &x.tensors[i];
+        char name[200];
+        snprintf(name, sizeof name, "%.*s", (int)s->name.n, s->name.p);
+        const sq_gguf_tensor *t = tensor(&y, name);
+        if (sq_dtype_block(s->dtype) > 1) {
+            assert_int_equal(s->dtype, t->dtype);
+            assert_memory_equal(s->data, t->data,
+                                (size_t)(s->shape[0] * s->shape[1]) / sq_dtype_block(s->dtype) *
+                                    sq_dtype_size(s->dtype));
+            blocks++;
+        }
+    }
+    assert_int_equal(blocks, 28);
+    sq_gguf_close(&x);
+    sq_gguf_close(&y);
+}
+
+/* Folder, GGUF, folder; and GGUF, folder, GGUF: no code changes on the way. */
+static void test_round_trips(void **state) {
+    static const struct {
+        const char *first, *scheme;
+        int symmetric;
+        sq_layout layout;
+    } rows[] = {{"r4.gguf", NULL, 0, SQ_LAYOUT_AWQ_GEMM},
+                {"r4v2.gguf", NULL, 0, SQ_LAYOUT_GPTQ_V2},
+                {"r4ct.gguf", NULL, 0, SQ_LAYOUT_CT},
+                {"r8.gguf", "w8a16", 1, SQ_LAYOUT_GPTQ}};
+    sq_error err = {0};
+    (void)state;
+    quantize("start", (sq_quantize_options){.symmetric = 1, .group_size = 32});
+    convert(in("start"), "start.gguf", (sq_gguf_options){0});
+    to_layout("start.gguf", "start-ct", SQ_LAYOUT_CT);
+    same_codes("start", "start-ct");
+    to_layout("start.gguf", "start-gptq", SQ_LAYOUT_GPTQ);
+    same_codes("start", "start-gptq");
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char folder[64], again[64];
+        snprintf(folder, sizeof folder, "%s-folder", rows[i].first);
+        snprintf(again, sizeof again, "again-%s", rows[i].first);
+        quantize(rows[i].first, (sq_quantize_options){.format = "gguf",
+                                                      .scheme = rows[i].scheme,
+                                                      .symmetric = rows[i].symmetric});
+        to_layout(rows[i].first, folder, rows[i].layout);
+        convert(in(folder), again, (sq_gguf_options){0});
+        same_blocks(rows[i].first, again);
+    }
+    assert_int_equal(sq_convert_run(in("r8.gguf"), in("x"), SQ_LAYOUT_AWQ_GEMM, NULL, NULL, &err),
+                     SQ_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "4 bits alone; got 8 bits"));
+}
+
 static void refuse(const char *from, const char *to, const char *words) {
     sq_error err = {0};
     sq_gguf_options o = {0};
@@ -380,10 +519,11 @@ static void test_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_blocks),    cmocka_unit_test(test_refused_blocks),
-        cmocka_unit_test(test_writer),    cmocka_unit_test(test_models),
-        cmocka_unit_test(test_tokenizer), cmocka_unit_test(test_quantize),
-        cmocka_unit_test(test_codes),     cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_blocks),       cmocka_unit_test(test_refused_blocks),
+        cmocka_unit_test(test_writer),       cmocka_unit_test(test_models),
+        cmocka_unit_test(test_tokenizer),    cmocka_unit_test(test_quantize),
+        cmocka_unit_test(test_codes),        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_other_blocks), cmocka_unit_test(test_round_trips),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

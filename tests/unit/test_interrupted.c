@@ -442,20 +442,20 @@ static void samples_are_counted(void **state) {
     }
     sq_buf_printf(&b, "\"}]}\n%s\n", line.p);
     assert_int_equal(sq_file_write(path, b.data, b.len, NULL), SQ_OK);
-    assert_int_equal(sq_samples_read(&s, &f, path, 0, 4, SQ_SAMPLE_ALL, &err), SQ_OK);
+    assert_int_equal(sq_samples_read(&s, &f, path, 0, 4, SQ_LOAD_PROMPTS, &err), SQ_OK);
     assert_true(s.n == 2 && s.dropped == 1 && s.unused == 0);
     const sq_prompt *p = &s.items[0].prompt;
     assert_true(p->n_slots == 1 && p->slots[0].count > 4);
     assert_int_equal(s.picture_tokens, 2 * p->slots[0].count);
     assert_int_equal(s.tokens, 2 * p->ids.len);
     sq_samples_close(&s);
-    assert_int_equal(sq_samples_read(&s, &f, path, 1, 4, SQ_SAMPLE_ALL, &err), SQ_OK);
+    assert_int_equal(sq_samples_read(&s, &f, path, 1, 4, SQ_LOAD_PROMPTS, &err), SQ_OK);
     assert_true(s.n == 1 && s.dropped == 0 && s.unused == 2);
     sq_samples_close(&s);
     /* Nothing but what is too long: an error that says so. */
     const char *from = strchr(b.data, '\n') + 1;
     assert_int_equal(sq_file_write(path, from, (size_t)(strchr(from, '\n') - from), NULL), SQ_OK);
-    assert_int_equal(sq_samples_read(&s, &f, path, 0, 4, SQ_SAMPLE_ALL, &err), SQ_ELIMIT);
+    assert_int_equal(sq_samples_read(&s, &f, path, 0, 4, SQ_LOAD_PROMPTS, &err), SQ_ELIMIT);
     assert_non_null(strstr(err.text, "line 1"));
     assert_non_null(strstr(err.text, "positions"));
     /* Plain text, pieces longer than the model's positions wanted. */
@@ -466,11 +466,11 @@ static void samples_are_counted(void **state) {
     }
     sq_buf_puts(&t, "\"}\n");
     assert_int_equal(sq_file_write(path, t.data, t.len, NULL), SQ_OK);
-    assert_int_equal(sq_samples_read(&s, &f, path, 0, 4096, SQ_SAMPLE_ALL, &err), SQ_OK);
+    assert_int_equal(sq_samples_read(&s, &f, path, 0, 4096, SQ_LOAD_PROMPTS, &err), SQ_OK);
     assert_true(s.n >= 2 && s.items[0].prompt.ids.len == 512);
     int64_t all = (int64_t)s.n;
     sq_samples_close(&s);
-    assert_int_equal(sq_samples_read(&s, &f, path, 1, 512, SQ_SAMPLE_ALL, &err), SQ_OK);
+    assert_int_equal(sq_samples_read(&s, &f, path, 1, 512, SQ_LOAD_PROMPTS, &err), SQ_OK);
     assert_true(s.n == 1 && (int64_t)s.n + s.unused == all);
     sq_samples_close(&s);
     sq_buf_free(&t);

@@ -284,8 +284,83 @@ static void packed_by_the_packages(void **state) {
     sq_checkpoint_close(&f);
 }
 
+/* ---- compressed-tensors ---- */
+
+/* int-quantized with zero points: both int8, not packed, signed (naive_quantized/base.py). */
+static void int8_with_zero_points(void **state) {
+    (void)state;
+    static const int8_t w[2][4] = {{-8, 7, 0, -3}, {1, -1, 5, -6}},
+                        zeros[2][2] = {{-8, 7}, {0, -3}};
+    static const float scales[2][2] = {{0.5f, 0.25f}, {1, 2}};
+    static const uint8_t codes[8] = {0, 15, 8, 5, 9, 7, 13, 2}, points[4] = {0, 15, 8, 5};
+    sq_tensor t[3] = {
+        {.name = "x.weight", .dtype = SQ_I8, .rank = 2, .shape = {2, 4}, .data = w, .bytes = 8},
+        {.name = "x.weight_scale", .dtype = SQ_F32, .rank = 2, .shape = {2, 2}, .data = scales},
+        {.name = "x.weight_zero_point", .dtype = SQ_I8, .rank = 2, .shape = {2, 2}, .data = zeros}};
+    sq_qparts p = {&t[0], &t[1], &t[2], NULL};
+    sq_ct_scheme s = {.bits = 4, .group_size = 2, .act_bits = 8, .act_symmetric = 1};
+    sq_error err = {0};
+    sq_qlinear q;
+    sq_qtensor out[SQ_QTENSORS];
+    int n;
+    assert_int_equal(sq_qlinear_read(&q, &p, SQ_LAYOUT_CT, &s, 2, 4, "x", &err), SQ_OK);
+    assert_memory_equal(q.codes, codes, 8);
+    assert_memory_equal(q.zeros, points, 4);
+    assert_int_equal(sq_qlinear_store(&q, SQ_LAYOUT_CT, "x", out, &n, &err), SQ_OK);
+    assert_int_equal(n, 3);
+    assert_string_equal(out[2].suffix, ".weight_zero_point");
+    assert_memory_equal(out[0].data, w, 8);
+    assert_memory_equal(out[2].data, zeros, 4);
+    sq_qtensors_free(out, n);
+    sq_qlinear_free(&q);
+    p.zeros = NULL;
+    assert_int_equal(sq_qlinear_read(&q, &p, SQ_LAYOUT_CT, &s, 2, 4, "x", &err), SQ_EFORMAT);
+    assert_non_null(strstr(err.text, "missing x.weight_zero_point"));
+}
+
+/* What would change numbers if it were passed over. */
+static void schemes_that_are_refused(void **state) {
+    static const struct {
+        const char *inputs, *more, *what;
+    } rows[] = {
+        {"{\"num_bits\": 8, \"strategy\": \"token\", \"dynamic\": true}", "", NULL},
+        {"null", ", \"transform_config\": {}, \"sparsity_config\": {}, \"kv_cache_scheme\": null",
+         NULL},
+        {"{\"num_bits\": 8, \"strategy\": \"tensor\", \"dynamic\": false}", "",
+         "strategy 'tensor', not dynamic"},
+        {"{\"num_bits\": 8, \"strategy\": \"group\", \"dynamic\": true}", "", "strategy 'group'"},
+        {"{\"num_bits\": 4, \"strategy\": \"token\", \"dynamic\": true}", "", "4-bit int"},
+        {"null", ", \"transform_config\": {\"config_groups\": {}}", "transform_config"},
+        {"null", ", \"kv_cache_scheme\": {\"num_bits\": 8}", "kv_cache_scheme"},
+        {"null, \"output_activations\": {\"num_bits\": 8}", "", "rounds its outputs"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char text[700];
+        sq_ct_reader *r = NULL;
+        sq_error err = {0};
+        snprintf(
+            text, sizeof text,
+            "{\"quant_method\": \"compressed-tensors\", \"format\": \"int-quantized\", "
+            "\"config_groups\": {\"g\": {\"targets\": [\"Linear\"], \"weights\": {\"num_bits\": 8, "
+            "\"strategy\": \"channel\"}, \"input_activations\": %s}}%s}",
+            rows[i].inputs, rows[i].more);
+        json_t *q = json_loads(text, 0, NULL);
+        assert_non_null(q);
+        sq_status st = sq_ct_reader_open(&r, q, &err);
+        assert_int_equal(st, rows[i].what == NULL ? SQ_OK : SQ_EUNSUPPORTED);
+        if (rows[i].what != NULL && strstr(err.text, rows[i].what) == NULL) {
+            fail_msg("%s; wanted %s", err.text, rows[i].what);
+        }
+        sq_ct_reader_close(&r);
+        json_decref(q);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(int8_with_zero_points),
+        cmocka_unit_test(schemes_that_are_refused),
         cmocka_unit_test(golden_awq),
         cmocka_unit_test(golden_gptq),
         cmocka_unit_test(packed_by_the_packages),

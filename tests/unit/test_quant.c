@@ -613,8 +613,18 @@ static void padding_is_listed(void **state) {
         json_array_foreach(json_object_get(r, "layers"), i, l) {
             assert_int_equal(sq_json_int(l, "padded_columns", -1), 0);
         }
+        assert_int_equal(json_array_size(json_object_get(r, "kept")), 0);
         json_decref(r);
     }
+    o.indivisible = SQ_KEEP; /* what is kept is said, and nothing else was padded */
+    o.group_size = 40;
+    r = quantize("other-keep", &o, SQ_OK);
+    assert_true(json_array_size(json_object_get(r, "kept")) > 0);
+    json_array_foreach(json_object_get(r, "kept"), i, l) {
+        assert_true(sq_json_int(l, "columns", 40) % 40 != 0);
+        assert_non_null(strstr(sq_json_str(l, "note", ""), "kept"));
+    }
+    json_decref(r);
 }
 
 static void bad_options_are_refused(void **state) {

@@ -206,7 +206,7 @@ static void padding_changes_nothing(void **state) {
             assert_int_equal(sq_net_every_linear(nets[1], narrow, &x, &err), SQ_OK);
             assert_true(x.padded >= models[i].least);
             assert_int_equal(sq_frontend_open(&f, out, &nets[0]->config, &err), SQ_OK);
-            assert_int_equal(sq_samples_read(&s, &f, data, 1, 512, 1, &err), SQ_OK);
+            assert_int_equal(sq_samples_read(&s, &f, data, 1, 512, SQ_LOAD_PROMPTS, &err), SQ_OK);
             assert_int_equal(s.items[0].prompt.n_slots, 1);
             assert_int_equal(sq_compare(&c, nets[0], nets[1], &s.items[0].prompt, &err), SQ_OK);
             if (!(c.positions > 8 && c.bad == 0 && fabs(c.kl) <= 1e-6 * (double)c.positions)) {
