@@ -140,7 +140,7 @@ int cli_parse(const char *verb, int argc, char **argv, const cli_option *options
         {"--json", CLI_FLAG, &common->json, "one JSON object on standard output"},
         {"--threads", CLI_INT, &threads, "N  threads to use (all cores)"},
         {"--cpu", CLI_TEXT, &common->runtime.cpu,
-         "MASK  kernels that may be used: c,avx2,avx512,avx512_vnni,avx512_bf16"},
+         "MASK  kernels that may be used, such as c,avx2 (see devices)"},
         {"--max-ram", CLI_BYTES, &common->runtime.max_ram, "SIZE  limit on memory, such as 4GiB"},
         {"-q", CLI_FLAG, &common->quiet, "no progress"},
         {"--help", CLI_FLAG, &common->help, "this text"},

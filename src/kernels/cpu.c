@@ -1,63 +1,15 @@
-/* CPU flags, and the choice of the table. */
-#include <cpuid.h>
+/* The choice of the table; the flags and rows are those of cpu_ARCHITECTURE.c. */
 #include <omp.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/internal.h"
 
-static uint64_t xcr0(void) {
-    uint32_t lo, hi;
-    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-    return (uint64_t)hi << 32 | lo;
-}
-
-unsigned sq_cpu_detect(void) {
-    unsigned a, b, c, d, f = 0;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) {
-        return 0;
-    }
-    uint64_t saved = xcr0();
-    int ymm = (saved & 0x6) == 0x6, zmm = (saved & 0xe6) == 0xe6;
-    f |= ymm && (c & bit_FMA) ? SQ_CPU_FMA : 0;
-    f |= ymm && (c & bit_F16C) ? SQ_CPU_F16C : 0;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
-        return f;
-    }
-    f |= ymm && (b & bit_AVX2) ? SQ_CPU_AVX2 : 0;
-    unsigned all = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
-    f |= zmm && (b & all) == all ? SQ_CPU_AVX512 : 0;
-    f |= (f & SQ_CPU_AVX512) && (c & bit_AVX512VNNI) ? SQ_CPU_AVX512_VNNI : 0;
-    unsigned leaf1;
-    if (__get_cpuid_count(7, 1, &leaf1, &b, &c, &d)) {
-        f |= (f & SQ_CPU_AVX512) && (leaf1 & (1u << 5)) ? SQ_CPU_AVX512_BF16 : 0;
-        f |= ymm && (leaf1 & (1u << 4)) ? SQ_CPU_AVX_VNNI : 0;
-    }
-    return f;
-}
-
-/* One row an ISA, from the plainest to the best: the flags it needs, and what it overrides. */
-static const struct {
-    const char *name;
-    unsigned needs;
-    void (*init)(sq_kernels *k);
-} isas[] = {
-    {"c", 0, sq_kernels_init_c},
-    {"avx2", SQ_CPU_AVX2 | SQ_CPU_FMA | SQ_CPU_F16C, sq_kernels_init_avx2},
-    {"avx512", SQ_CPU_AVX512 | SQ_CPU_AVX2 | SQ_CPU_FMA | SQ_CPU_F16C, sq_kernels_init_avx512},
-    {"avx512_vnni", SQ_CPU_AVX512 | SQ_CPU_AVX512_VNNI | SQ_CPU_AVX2 | SQ_CPU_FMA | SQ_CPU_F16C,
-     sq_kernels_init_avx512_vnni},
-    {"avx512_bf16",
-     SQ_CPU_AVX512 | SQ_CPU_AVX512_VNNI | SQ_CPU_AVX512_BF16 | SQ_CPU_AVX2 | SQ_CPU_FMA |
-         SQ_CPU_F16C,
-     sq_kernels_init_avx512_bf16},
-};
-enum { N_ISAS = sizeof isas / sizeof *isas };
-
-static sq_kernels tables[N_ISAS]; /* table i holds every ISA up to i */
-static const sq_kernels *available[N_ISAS];
+static sq_kernels tables[SQ_MOST_ISAS]; /* table i holds every ISA up to i */
+static const sq_kernels *available[SQ_MOST_ISAS];
 static size_t n_available;
 static _Atomic(const sq_kernels *) chosen;
 static char flag_text[96];
@@ -66,12 +18,10 @@ static atomic_int wanted_threads;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void write_flags(unsigned have) {
-    static const char *const names[] = {"avx2",        "fma",         "f16c",    "avx512",
-                                        "avx512_vnni", "avx512_bf16", "avx_vnni"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    for (size_t i = 0; sq_cpu_flag_names[i] != NULL; i++) {
         if (have >> i & 1) {
             strcat(flag_text, flag_text[0] == '\0' ? "" : " ");
-            strcat(flag_text, names[i]);
+            strcat(flag_text, sq_cpu_flag_names[i]);
         }
     }
 }
@@ -82,17 +32,17 @@ static void make_tables(void) {
     unsigned have = sq_cpu_detect();
     write_flags(have);
     default_threads = omp_get_max_threads();
-    for (int i = 0; i < N_ISAS; i++) {
-        if ((isas[i].needs & ~have) != 0) {
-            continue;
+    sq_kernels_init_c(&tables[0]);
+    tables[0].name = "c";
+    available[n_available++] = &tables[0];
+    for (size_t i = 0; sq_isas[i].name != NULL; i++) {
+        if ((sq_isas[i].needs & ~have) == 0) {
+            sq_kernels *t = &tables[n_available];
+            *t = t[-1]; /* all that the CPU has of the rows before */
+            sq_isas[i].init(t);
+            t->name = sq_isas[i].name;
+            available[n_available++] = t;
         }
-        for (int j = 0; j <= i; j++) {
-            if ((isas[j].needs & ~have) == 0) {
-                isas[j].init(&tables[i]);
-            }
-        }
-        tables[i].name = isas[i].name;
-        available[n_available++] = &tables[i];
     }
     atomic_store(&chosen, available[n_available - 1]);
     const char *mask = getenv("SQUINT_CPU");
@@ -110,22 +60,36 @@ static const sq_kernels *find(const char *name, size_t len) {
     return NULL;
 }
 
+/* "c", "c or avx2", "c, avx2 or avx512", … */
+static const char *names(char *out, size_t size) {
+    size_t used = 0;
+    for (size_t i = 0; i < n_available; i++) {
+        const char *between = i == 0 ? "" : i + 1 < n_available ? ", " : " or ";
+        used += (size_t)snprintf(out + used, size - used, "%s%s", between, available[i]->name);
+    }
+    return out;
+}
+
 static sq_status choose(const char *mask, sq_error *err) {
     const sq_kernels *best = NULL;
     for (const char *s = mask; *s != '\0';) {
         size_t n = strcspn(s, ",");
         const sq_kernels *t = find(s, n);
         if (t == NULL) {
-            return sq_fail(err, SQ_EARG,
-                           "no such kernels on this CPU; got '%.*s', wanted c, avx2, avx512, "
-                           "avx512_vnni or avx512_bf16",
-                           (int)n, s);
+            char all[128];
+            return sq_fail(err, SQ_EARG, "no such kernels on this CPU; got '%.*s', wanted %s",
+                           (int)n, s, names(all, sizeof all));
         }
         best = best == NULL || t > best ? t : best;
         s += n + (s[n] == ',');
     }
     atomic_store(&chosen, best != NULL ? best : available[n_available - 1]);
     return SQ_OK;
+}
+
+void sq_kernels_use(const sq_kernels *t) {
+    pthread_once(&once, make_tables);
+    atomic_store(&chosen, t);
 }
 
 const sq_kernels *sq_kernels_get(void) {

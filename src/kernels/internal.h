@@ -8,26 +8,34 @@
 #include "base/mem.h"
 #include "kernels/kernels.h"
 
-/* CPU features as bits; an ISA row needs a set of them. */
-enum {
-    SQ_CPU_AVX2 = 1 << 0,
-    SQ_CPU_FMA = 1 << 1,
-    SQ_CPU_F16C = 1 << 2,
-    SQ_CPU_AVX512 = 1 << 3, /* F, BW, DQ, VL and the OS saves the registers */
-    SQ_CPU_AVX512_VNNI = 1 << 4,
-    SQ_CPU_AVX512_BF16 = 1 << 5,
-    SQ_CPU_AVX_VNNI = 1 << 6,
-};
+/* One row an ISA: the set of CPU flags that it needs, and what it does better than the rows before.
+ * cpu_ARCHITECTURE.c lists those of its architecture from the plainest to the best, up to one
+ * without a name; the C reference comes before all. */
+typedef struct sq_isa {
+    const char *name;
+    unsigned needs;
+    void (*init)(sq_kernels *k);
+} sq_isa;
+enum { SQ_MOST_ISAS = 8 }; /* with the C reference */
+extern const sq_isa sq_isas[];
+/* Flags of this CPU, and the name of each bit up to NULL. */
 unsigned sq_cpu_detect(void);
+extern const char *const sq_cpu_flag_names[];
+/* Takes a table as the chosen one, also one of a test's own. */
+void sq_kernels_use(const sq_kernels *t);
 
 /* Each fills the slots that the ISA does better. */
 void sq_kernels_init_c(sq_kernels *k);
 void sq_kernels_init_avx2(sq_kernels *k);
+void sq_kernels_init_avx2_vnni(sq_kernels *k);
 void sq_kernels_init_avx512(sq_kernels *k);
 void sq_kernels_init_avx512_vnni(sq_kernels *k);
 void sq_kernels_init_avx512_bf16(sq_kernels *k);
-/* The products with rounded inputs of the AVX2 row. */
+void sq_kernels_init_neon(sq_kernels *k);
+void sq_kernels_init_neon_dotprod(sq_kernels *k);
+/* The products with rounded inputs of these rows. */
 void sq_rounded_init_avx2(sq_kernels *k);
+void sq_rounded_init_neon(sq_kernels *k);
 /* Attention over the KV cache: the C reference, and the integers of the AVX2 and VNNI rows. */
 void sq_kv_init_c(sq_kernels *k);
 void sq_kv_init_avx2(sq_kernels *k);

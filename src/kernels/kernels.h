@@ -203,7 +203,7 @@ enum { SQ_KV_TOKENS = 64 }; /* of a block: softmax_step's row */
 
 /* The table. Every function works on one row or one tile; callers split the work over threads. */
 typedef struct sq_kernels {
-    const char *name;                                               /* "c", "avx2", "avx512", … */
+    const char *name;                                               /* "c", "avx2", "neon", … */
     float (*dot_f32)(const float *a, const float *b, int64_t n);    /* a may be unaligned */
     float (*dot_f16)(const uint16_t *w, const float *x, int64_t n); /* w may be unaligned */
     float (*dot_bf16)(const uint16_t *w, const float *x, int64_t n);
@@ -277,10 +277,9 @@ typedef struct sq_kernels {
 
 /* The chosen table; sq_kernels_select is called on first use with no mask. */
 const sq_kernels *sq_kernels_get(void);
-/* Chooses by mask: NULL or "" for what SQUINT_CPU allows, or the best; else a comma list of ISA
- * names ("c", "avx2", "avx512", "avx512_vnni",
- * "avx512_bf16") that may be used. The environment variable
- * SQUINT_CPU is the default mask. An unknown or unavailable name is SQ_EARG. */
+/* Chooses by mask: NULL or "" for what SQUINT_CPU allows, or the best; else a comma list of names
+ * of sq_kernels_available that may be used. The environment variable SQUINT_CPU is the default
+ * mask. An unknown or unavailable name is SQ_EARG. */
 sq_status sq_kernels_select(const char *mask, sq_error *err);
 /* All tables that this CPU can run, "c" first; for checkasm and `devices`. */
 size_t sq_kernels_available(const sq_kernels **tables, size_t max);

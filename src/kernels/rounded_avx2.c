@@ -1,11 +1,11 @@
 /* Products with rounded inputs, AVX2. A 4-bit code (0..15) times an input (-128..127) fits maddubs
  * with room to spare: pairs are at most 3840, eight of them still 16 bits. An 8-bit code is two of
  * 4 bits there. */
-#include <immintrin.h>
 #include <math.h>
 #include <string.h>
 
 #include "kernels/internal.h"
+#include "kernels/simd_avx2.h"
 
 static inline __m256i load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 
@@ -88,12 +88,6 @@ static inline void add16(__m256i *s, __m256i t) {
     __asm__("vpaddw %1, %0, %0" : "+x"(*s) : "x"(t));
 }
 
-static inline __m256i four(const int8_t *p) {
-    int32_t v;
-    memcpy(&v, p, 4);
-    return _mm256_set1_epi32(v);
-}
-
 enum { WORDS = 64 }; /* bytes of a word of sixteen rows */
 
 /* Up to four words of 4-bit codes (32 columns) times n <= 4 lanes of inputs, which lie `step` bytes
@@ -109,14 +103,14 @@ block_q4(int n, int words, const uint8_t *w, const int8_t *x, int64_t step, int3
         __m256i a = load(w), b = load(w + 32);
         __m256i al = _mm256_and_si256(a, low), bl = _mm256_and_si256(b, low);
         for (int i = 0; i < n; i++) {
-            __m256i v = four(x + 4 * i);
+            __m256i v = v_four(x + 4 * i);
             add16(&s[i][0], _mm256_maddubs_epi16(al, v));
             add16(&s[i][1], _mm256_maddubs_epi16(bl, v));
         }
         a = _mm256_and_si256(_mm256_srli_epi16(a, 4), low);
         b = _mm256_and_si256(_mm256_srli_epi16(b, 4), low);
         for (int i = 0; i < n; i++) {
-            __m256i v = four(x + step + 4 * i);
+            __m256i v = v_four(x + step + 4 * i);
             add16(&s[i][0], _mm256_maddubs_epi16(a, v));
             add16(&s[i][1], _mm256_maddubs_epi16(b, v));
         }
@@ -142,7 +136,7 @@ block_q8(int n, int words, const uint8_t *w, const int8_t *x, int64_t step, int3
             __m256i a = load(w + 32 * h), b = _mm256_and_si256(_mm256_srli_epi16(a, 4), low);
             a = _mm256_and_si256(a, low);
             for (int i = 0; i < n; i++) {
-                __m256i v = four(x + 4 * i);
+                __m256i v = v_four(x + 4 * i);
                 add16(&s[i][h], _mm256_maddubs_epi16(a, v));
                 add16(&t[i][h], _mm256_maddubs_epi16(b, v));
             }
@@ -156,11 +150,16 @@ block_q8(int n, int words, const uint8_t *w, const int8_t *x, int64_t step, int3
     }
 }
 
-/* All lanes of x times a piece of a panel. Whole blocks have constants for bounds. */
-static inline __attribute__((always_inline)) void add_piece(int lanes, int bits, int64_t columns,
-                                                            const uint8_t *w, const int8_t *x,
-                                                            int32_t d[][16]) {
+/* Whole blocks have constants for bounds. */
+static inline __attribute__((always_inline)) void piece_sums(int lanes, int bits, int64_t columns,
+                                                             const uint8_t *w, const int8_t *x,
+                                                             const int32_t *start,
+                                                             int32_t d[][SQ_PANEL]) {
     const int once = bits == 4 ? 4 : 2; /* lanes whose sums fit the registers */
+    for (int i = 0; i < 2 * lanes; i++) {
+        _mm256_storeu_si256((__m256i *)(void *)(d[i / 2] + 8 * (i % 2)),
+                            _mm256_set1_epi32(start[i / 2]));
+    }
     for (int64_t c = 0; c < columns; c += 32) {
         const uint8_t *from = w + c * SQ_PANEL * bits / 8;
         int words = (int)(columns - c < 32 ? columns - c : 32) / (bits == 4 ? 8 : 4);
@@ -180,98 +179,7 @@ static inline __attribute__((always_inline)) void add_piece(int lanes, int bits,
     }
 }
 
-static inline __attribute__((always_inline)) void tile(int rows, int planes, int bits,
-                                                       const sq_weight *w, int64_t panel,
-                                                       const sq_rounded *x, const float *bias,
-                                                       float *y, int64_t ldy) {
-    int64_t pieces = sq_weight_pieces(w), stride = sq_weight_stride(w), split = sq_weight_split(w);
-    const uint8_t *codes = sq_weight_panel(w, panel);
-    const int8_t *in = x->codes;
-    float out[8][SQ_PANEL];
-    __m256 acc[8][2];
-    for (int i = 0; i < 2 * rows; i++) {
-        acc[i / 2][i % 2] = _mm256_setzero_ps();
-    }
-    for (int64_t p = 0; p < pieces; p++) {
-        int32_t d[8][SQ_PANEL];
-        memset(d, 0, sizeof d);
-        add_piece(rows * planes, bits, stride, codes, in, d);
-        codes += stride * SQ_PANEL * bits / 8;
-        in += stride * rows * planes;
-        int64_t at = (panel * sq_weight_groups(w) + p / split) * SQ_PANEL;
-        for (int h = 0; h < 2; h++, at += 8) {
-            __m256 scale = w->half == NULL ? _mm256_loadu_ps(w->scales + at)
-                                           : _mm256_cvtph_ps(_mm_loadu_si128(
-                                                 (const __m128i *)(const void *)(w->half + at)));
-            __m256 zero = _mm256_setzero_ps();
-            if (w->zeros != NULL) {
-                __m256i z = _mm256_cvtepu8_epi32(
-                    _mm_loadl_epi64((const __m128i *)(const void *)(w->zeros + at)));
-                zero = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_set1_epi32(1 << (bits - 1)), z));
-            }
-            for (int r = 0; r < rows; r++) {
-                __m256i sum = load(d[r] + 8 * h);
-                if (planes == 2) {
-                    sum = _mm256_add_epi32(sum, _mm256_slli_epi32(load(d[rows + r] + 8 * h), 8));
-                }
-                __m256 scaled = _mm256_set1_ps(x->scaled_sums[p * rows + r]);
-                sum = _mm256_sub_epi32(
-                    sum, _mm256_set1_epi32(x->sums[p * rows + r] * (1 << (bits - 1))));
-                __m256 f =
-                    _mm256_mul_ps(_mm256_set1_ps(x->scales[p * rows + r]), _mm256_cvtepi32_ps(sum));
-                f = w->zeros == NULL ? f : _mm256_fmadd_ps(zero, scaled, f);
-                acc[r][h] = _mm256_fmadd_ps(scale, f, acc[r][h]);
-                if (w->offsets != NULL) {
-                    acc[r][h] =
-                        _mm256_fmadd_ps(_mm256_loadu_ps(w->offsets + at), scaled, acc[r][h]);
-                }
-            }
-        }
-    }
-    int64_t c = panel * SQ_PANEL, n = w->n - c < SQ_PANEL ? w->n - c : SQ_PANEL;
-    for (int i = 0; i < rows; i++) {
-        for (int h = 0; h < 2; h++) {
-            __m256 v = acc[i][h];
-            if (x->zeros != NULL) {
-                v = _mm256_fnmadd_ps(_mm256_set1_ps(x->zeros[i]),
-                                     _mm256_loadu_ps(w->sums + c + 8 * h), v);
-            }
-            _mm256_storeu_ps(out[i] + 8 * h, v);
-        }
-        for (int64_t k = 0; k < n; k++) {
-            y[i * ldy + c + k] = bias == NULL ? out[i][k] : out[i][k] + bias[c + k];
-        }
-    }
-}
-
-#define TILE(rows, planes)                                                                         \
-    static void tile_##rows##_##planes(const sq_weight *w, int64_t panel0, int64_t panels,         \
-                                       const sq_rounded *x, const float *bias, float *y,           \
-                                       int64_t ldy) {                                              \
-        for (int64_t j = panel0; j < panel0 + panels; j++) {                                       \
-            if (w->kind == SQ_W_Q4) {                                                              \
-                tile(rows, planes, 4, w, j, x, bias, y, ldy);                                      \
-            } else {                                                                               \
-                tile(rows, planes, 8, w, j, x, bias, y, ldy);                                      \
-            }                                                                                      \
-        }                                                                                          \
-    }
-TILE(1, 1)
-TILE(2, 1)
-TILE(4, 1)
-TILE(8, 1)
-TILE(1, 2)
-TILE(2, 2)
-TILE(4, 2)
-
-static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
-                     const float *bias, float *y, int64_t ldy) {
-    static void (*const tiles[2][4])(const sq_weight *, int64_t, int64_t, const sq_rounded *,
-                                     const float *, float *, int64_t) = {
-        {tile_1_1, tile_2_1, tile_4_1, tile_8_1}, {tile_1_2, tile_2_2, tile_4_2, NULL}};
-    int rows = x->rows == 1 ? 0 : x->rows == 2 ? 1 : x->rows == 4 ? 2 : 3;
-    tiles[x->planes - 1][rows](w, panel0, panels, x, bias, y, ldy);
-}
+#include "kernels/rounded_body.h"
 
 void sq_rounded_init_avx2(sq_kernels *k) {
     k->range = range;

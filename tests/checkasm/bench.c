@@ -1,5 +1,6 @@
 /* Timings of one table: a decode row against the memory's bandwidth, a prefill against the rate of
- * the plain f32 product. Medians, because other programs disturb single runs. */
+ * the plain f32 product, and each small kernel over one row. Medians, because other programs
+ * disturb single runs. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,10 +15,14 @@ static int by_size(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* y = x W^T, of x rounded to so many bits, or as it is (32). */
+enum { BF16 = 0 };
+
+/* y = x W^T, of x rounded to so many bits, to bf16, or as it is (32). */
 static void product(const sq_weight *w, int bits, const float *x, int64_t rows, float *y) {
     const sq_product p = {w, NULL, y, N};
-    if (bits < 32) {
+    if (bits == BF16) {
+        sq_matmul_bf16(w, x, K, rows, NULL, y, N);
+    } else if (bits < 32) {
         sq_matmul_rounded(&p, 1, bits == 8 ? SQ_ROUND_8_SYMMETRIC : SQ_ROUND_16, x, K, rows);
     } else {
         sq_matmul(w, x, K, rows, NULL, y, N);
@@ -40,7 +45,7 @@ static double median_seconds(const sq_weight *w, int bits, const float *x, int64
 static void report(const char *kind, const sq_weight *w, int bits, const float *x, float *y) {
     double one = median_seconds(w, bits, x, 1, y), four = median_seconds(w, bits, x, 4, y),
            many = median_seconds(w, bits, x, MANY, y);
-    printf("%-8s %-16s 1 row %8.3f ms %7.2f GB/s   4 rows %8.3f ms   %d rows %7.1f GFLOP/s\n",
+    printf("%-14s %-16s 1 row %8.3f ms %7.2f GB/s   4 rows %8.3f ms   %d rows %7.1f GFLOP/s\n",
            isa->name, kind, 1e3 * one, 1e-9 * (double)sq_weight_bytes(w) / one, 1e3 * four, MANY,
            2e-9 * N * K * MANY / many);
 }
@@ -62,6 +67,50 @@ static void quantized(int bits, int64_t group, const float *x, float *y) {
     free(scales);
 }
 
+/* Medians of a call over a row, twenty at a time. */
+#define TIME(what, call)                                                                           \
+    for (int i = 0; i < RUNS; i++) {                                                               \
+        memcpy(y, x, K * sizeof *y);                                                               \
+        t[i] = sq_now();                                                                           \
+        for (int again = 0; again < 20; again++) {                                                 \
+            call;                                                                                  \
+        }                                                                                          \
+        t[i] = sq_now() - t[i];                                                                    \
+    }                                                                                              \
+    qsort(t, RUNS, sizeof *t, by_size);                                                            \
+    printf("%-14s %-16s %8.3f us a row of %d\n", isa->name, what, 5e4 * t[RUNS / 2], K)
+
+/* Each small kernel; x and y have room for two rows. */
+static void small(float *x, float *y) {
+    static uint16_t w[K];
+    static int8_t low[K], high[K];
+    float lo, hi, *two = x + K;
+    double t[RUNS];
+    for (int i = 0; i < K; i++) {
+        x[i] = (float)(i % 201 - 100) * 0.01f;
+        two[i] = 2.0f; /* products stay normal numbers */
+        w[i] = 0x3c00;
+    }
+    TIME("range", isa->range(x, K, &lo, &hi));
+    TIME("round_i8", isa->round_i8(low, x, 0.01f, 3.0f, K));
+    TIME("round_i16", isa->round_i16(low, high, x, 500.0f, K));
+    TIME("dot_f32", y[0] += isa->dot_f32(x, two, K));
+    TIME("axpy", isa->axpy(y, 1e-3f, x, K));
+    TIME("rmsnorm", isa->rmsnorm(y, x, two, 1e-6f, K));
+    TIME("layernorm", isa->layernorm(y, x, two, two, 1e-6f, K));
+    TIME("softmax", isa->softmax(y, K));
+    TIME("silu_mul", isa->silu_mul(y, two, K));
+    TIME("quick_gelu", isa->quick_gelu(y, K));
+    TIME("gelu_erf", isa->gelu_erf(y, K));
+    TIME("gelu_tanh", isa->gelu_tanh(y, K));
+    TIME("rope", isa->rope(y, x, x + K / 2, K));
+    TIME("round_back", isa->round_back(x, K, 0.1f, 7.0f, 15.0f, y));
+    TIME("round_loss", y[0] += isa->round_loss(x, two, K, 0.1f, 7.0f, 15.0f));
+    TIME("widen_f16", isa->widen_f16(y, w, K));
+    TIME("widen_bf16", isa->widen_bf16(y, w, K));
+    TIME("widen_i8", isa->widen_i8(y, low, 0.5f, K));
+}
+
 /* The calibration's second moment: the half that it computes, against the tile's own rate. */
 static void second_moment(const float *x) {
     enum { ROWS = 128, SIZE = K, BLOCKS = 4 };
@@ -77,7 +126,7 @@ static void second_moment(const float *x) {
     }
     qsort(t, 5, sizeof *t, by_size);
     double rate = 1e-9 * SIZE * (SIZE + 1) * ROWS * BLOCKS / t[2];
-    printf("%-8s X'X of %d columns, %d rows: %.1f GFLOP/s, %.2f of %.1f (%s)\n", isa->name, SIZE,
+    printf("%-14s X'X of %d columns, %d rows: %.1f GFLOP/s, %.2f of %.1f (%s)\n", isa->name, SIZE,
            ROWS * BLOCKS, rate, rate / limit, limit,
            isa->tile_bf16 == NULL ? "f32 product" : "bf16 tile");
     free(rows);
@@ -93,12 +142,15 @@ void bench(void) {
         memset(dense, 0x3c,
                (size_t)N * K * 4); /* pages of its own, and plain numbers in each type */
     }
-    printf("%-8s memory %.1f GB/s, f32 product %.1f GFLOP/s, %d threads\n", isa->name,
+    printf("%-14s memory %.1f GB/s, f32 product %.1f GFLOP/s, %d threads\n", isa->name,
            1e-9 * sq_measure_bandwidth(), sq_measure_sgemm(), sq_threads());
     for (int i = 0; x != NULL && y != NULL && dense != NULL && i < 3; i++) {
         sq_weight w;
         if (sq_weight_dense(&w, types[i], dense, N, K, NULL) == SQ_OK) {
             report(names[i], &w, 32, x, y);
+            if (types[i] == SQ_BF16 && isa->tile_bf16 != NULL) {
+                report("bf16 times bf16", &w, BF16, x, y);
+            }
         }
     }
     if (x != NULL && y != NULL) {
@@ -108,6 +160,9 @@ void bench(void) {
         quantized(8, 32, x, y);
         quantized(8, 128, x, y);
         quantized(8, K, x, y);
+    }
+    if (x != NULL && y != NULL) {
+        small(x, y);
     }
     free(x);
     free(y);

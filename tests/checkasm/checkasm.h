@@ -2,7 +2,7 @@
 #ifndef CHECKASM_H
 #define CHECKASM_H
 
-#include "kernels/kernels.h"
+#include "kernels/internal.h"
 
 /* The table under test: the one that sq_matmul uses too. */
 extern const sq_kernels *isa;
@@ -11,6 +11,9 @@ float uniform(void); /* [-1, 1) */
 void verdict(const char *name, int64_t n, int ok, double err, double tol);
 /* Products with rounded inputs (rounded.c). */
 void test_rounded(const sq_kernels *ref);
+/* Tables that are tested beside the CPU's own. */
+enum { MOST_MORE = 2 };
+size_t more_tables(const sq_kernels **tables);
 /* Attention over the KV cache (kv.c). */
 void test_kv(const sq_kernels *ref);
 /* Times the table's kernels and prints medians. */
