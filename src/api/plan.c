@@ -10,7 +10,8 @@
 #include "format/source.h"
 #include "model/work.h"
 
-static const char *const part_names[SQ_PARTS] = {"language", "vision", "merger", "head"};
+static const char *const part_names[SQ_PARTS] = {"language", "vision", "merger", "head",
+                                                 "embeddings"};
 
 /* ---- opening ---- */
 
@@ -31,7 +32,11 @@ typedef struct subject {
 
 static sq_status read_policy(sq_planning *p, const sq_plan_options *o, const char *scheme,
                              sq_error *err) {
-    sq_quantize_options q = {.method = o->method, .scheme = scheme, .group_size = o->group_size};
+    sq_quantize_options q = {.method = o->method,
+                             .scheme = scheme,
+                             .group_size = o->group_size,
+                             .symmetric = o->symmetric,
+                             .vision = o->vision};
     p->schemed = scheme != NULL;
     return sq_policy_read(&p->policy, &q, err);
 }
@@ -107,20 +112,12 @@ static uint64_t kv_bytes(const sq_config *c, int64_t context) {
     return sq_plan_kv_token(c) * (uint64_t)sq_round_up(context, SQ_KV_BLOCK);
 }
 
-/* Activations of a sequence. Attention's scores grow by half at a time, and the table before is
- * freed behind the new one. */
-static uint64_t activation_bytes(const sq_config *c, int64_t context) {
-    int64_t table = sq_threads() * SQ_Q_TILE * sq_round_up(context, SQ_KV_BLOCK);
-    return sq_text_peak(c, context) + (uint64_t)table * sizeof(float);
-}
-
-/* A head that is rounded at load is read from the file once, and its pages are given back. */
 uint64_t sq_plan_total(const sq_planning *p, int64_t context, int64_t batch) {
-    uint64_t weights = p->program + sq_plan_weight_bytes(p) + p->head;
+    uint64_t opened = sq_plan_open_bytes(p);
     uint64_t run =
-        weights - (p->round_head ? p->embed : 0) + p->vision +
-        (uint64_t)batch * (kv_bytes(&p->config, context) + activation_bytes(&p->config, context));
-    return run > weights ? run : weights;
+        sq_plan_read_bytes(p, context) + p->vision +
+        (uint64_t)batch * (kv_bytes(&p->config, context) + sq_text_peak(&p->config, context));
+    return p->program + (run > opened ? run : opened);
 }
 
 /* The largest context that fits: totals grow with it. */
@@ -206,26 +203,35 @@ static sq_status scheme_table(const sq_planning *p, const subject *s, const sq_p
     return st;
 }
 
+/* What is left for encoding a picture, the tower's weights in memory. */
+static uint64_t picture_room(const sq_planning *p, int64_t context, int64_t batch,
+                             uint64_t memory) {
+    sq_planning q = *p;
+    q.vision = 1;
+    uint64_t beside = sq_plan_total(&q, context, batch);
+    return memory > beside ? memory - beside : 0;
+}
+
 static json_t *report_of(const sq_planning *p, const sq_plan_options *o, int64_t context,
                          uint64_t memory) {
     const sq_config *c = &p->config;
     int64_t batch = o->batch > 0 ? o->batch : 1;
-    uint64_t all = sq_plan_total(p, context, batch), beside = all - p->vision;
-    uint64_t rest = memory > beside ? memory - beside : 0;
+    uint64_t all = sq_plan_total(p, context, batch), rest = picture_room(p, context, batch, memory);
     json_t *parts = json_object();
     for (int i = 0; i < SQ_PARTS; i++) {
         json_object_set_new(parts, part_names[i], json_integer((json_int_t)p->part[i]));
     }
     json_t *r = json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, "
-        "s:I, s:I, s:o}",
+        "{s:s, s:s, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+        "s:b, s:I, s:I, s:o}",
         "family", c->arch->title, "scheme", o->scheme == NULL ? "as stored" : o->scheme, "context",
         (json_int_t)context, "batch", (json_int_t)batch, "weights_bytes",
-        (json_int_t)sq_plan_weight_bytes(p), "parts", parts, "rounded_head_bytes",
-        (json_int_t)p->head, "disk_bytes", (json_int_t)p->disk, "program_bytes",
-        (json_int_t)p->program, "kv_bytes_per_token", (json_int_t)sq_plan_kv_token(c), "kv_bytes",
+        (json_int_t)sq_plan_weight_bytes(p), "parts", parts, "resident_weights_bytes",
+        (json_int_t)sq_plan_read_bytes(p, context), "rounded_head_bytes", (json_int_t)p->head,
+        "disk_bytes", (json_int_t)p->disk, "program_bytes", (json_int_t)p->program,
+        "kv_bytes_per_token", (json_int_t)sq_plan_kv_token(c), "kv_bytes",
         (json_int_t)((uint64_t)batch * kv_bytes(c, context)), "activation_bytes",
-        (json_int_t)((uint64_t)batch * activation_bytes(c, context)), "vision_peak_bytes",
+        (json_int_t)((uint64_t)batch * sq_text_peak(c, context)), "vision_peak_bytes",
         (json_int_t)p->vision, "vision_tokens", (json_int_t)p->picture.tokens, "total_bytes",
         (json_int_t)all, "memory_bytes", (json_int_t)memory, "fits", all <= memory,
         "max_context_tokens", (json_int_t)largest_context(p, batch, memory), "max_image_side",
@@ -244,17 +250,22 @@ static sq_status put_work(const sq_planning *p, const subject *s, const sq_plan_
     sq_status st;
     json_object_set_new(r, "schemes", schemes);
     SQ_TRY(scheme_table(p, s, o, memory, schemes, err));
-    if (!p->schemed) {
-        SQ_TRY(read_policy(&q, o, "w4a16", err));
-        SQ_TRY(sq_plan_weights(&q, s->model, 0, err));
-    }
-    if (sq_policy_needs_data(&q.policy)) {
-        json_object_set_new(r, "calibration", sq_plan_calibration(&q, o));
-    }
     json_t *times = o->rates ? sq_plan_times(p, o, context) : NULL;
     if (times != NULL) {
         json_object_set_new(r, "times", times);
     }
+    if (!p->schemed && p->packed[SQ_PART_TEXT] > 0) {
+        return SQ_OK; /* quantized already */
+    }
+    if (!p->schemed) {
+        SQ_TRY(read_policy(&q, o, "w4a16", err));
+        SQ_TRY(sq_plan_weights(&q, s->model, 0, err));
+    }
+    json_t *calibration = sq_plan_calibration(&q, o);
+    if (calibration != NULL) {
+        json_object_set_new(r, "calibration", calibration);
+    }
+    json_object_set_new(r, "quantize", sq_plan_quantize(&q, o));
 fail:
     return st;
 }

@@ -206,9 +206,12 @@ sq_status sq_kernels_select(const char *mask, sq_error *err);
 size_t sq_kernels_available(const sq_kernels **tables, size_t max);
 /* Space-separated CPU flags that matter here. */
 const char *sq_cpu_flags(void);
-/* Measured on the spot: bytes read a second by all threads, and GFLOP/s of an f32 product. */
+/* Measured on the spot: bytes read a second by all threads; GFLOP/s of an f32 product, of one in
+ * bf16 (sq_matmul_bf16), of one with weights of 4 or 8 bits whose inputs are rounded so. */
 double sq_measure_bandwidth(void);
 double sq_measure_sgemm(void);
+double sq_measure_bf16(void);
+double sq_measure_rounded(int bits, sq_rounding how);
 /* Threads of every later product and measurement, whichever thread calls; 0: as OpenMP starts with
  * (OMP_NUM_THREADS or all). */
 void sq_set_threads(int n);

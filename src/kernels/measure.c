@@ -33,14 +33,20 @@ double sq_measure_bandwidth(void) {
     return sink == 0 ? best : 0;
 }
 
+/* Numbers for x[n][n], weights [n][n] and y[n][n], all written: pages that are not are one. */
+static float *squares(int64_t n) {
+    float *p = sq_alloc_raw((size_t)(3 * n * n), sizeof *p, "the product test", NULL);
+    for (int64_t i = 0; p != NULL && i < 3 * n * n; i++) {
+        p[i] = (float)(i * 2654435761 % 2001 - 1000) * 1e-3f;
+    }
+    return p;
+}
+
 double sq_measure_sgemm(void) {
     const int64_t n = 1024;
-    float *p = sq_alloc((size_t)(3 * n * n), sizeof *p, "the product test", NULL);
-    if (p == NULL) {
-        return 0;
-    }
+    float *p = squares(n);
     double best = 0;
-    for (int run = 0; run < 5; run++) {
+    for (int run = 0; p != NULL && run < 5; run++) {
         double t = sq_now();
         sq_sgemm(1, n, n, n, 1.0f, p, n, p + n * n, n, 0.0f, p + 2 * n * n, n);
         double rate = 2e-9 * (double)(n * n * n) / (sq_now() - t);
@@ -49,3 +55,47 @@ double sq_measure_sgemm(void) {
     sq_free(p);
     return best;
 }
+
+/* 256 rows, as a prompt's chunk; 0 without memory. */
+static double product_rate(const sq_weight *w, int bf16, sq_rounding how, const float *x,
+                           float *y) {
+    const int64_t rows = 256, n = w->n;
+    double best = 0;
+    for (int run = 0; run < 5; run++) {
+        double t = sq_now();
+        if (bf16) {
+            sq_matmul_bf16(w, x, n, rows, NULL, y, n);
+        } else {
+            sq_matmul_rounded(&(sq_product){w, NULL, y, n}, 1, how, x, n, rows);
+        }
+        double rate = 2e-9 * (double)(rows * n * n) / (sq_now() - t);
+        best = rate > best ? rate : best;
+    }
+    return best;
+}
+
+static double measure_product(int bits, sq_rounding how) {
+    const int64_t n = 1024;
+    float *p = squares(n);
+    sq_weight dense, w = {0};
+    double rate = 0;
+    if (p != NULL && bits == 16) {
+        uint16_t *half = (uint16_t *)(void *)(p + n * n);
+        for (int64_t i = 0; i < n * n; i++) {
+            half[i] = sq_f32_to_bf16(p[i]);
+        }
+        rate = sq_weight_dense(&dense, SQ_BF16, half, n, n, NULL) == SQ_OK
+                   ? product_rate(&dense, 1, how, p, p + 2 * n * n)
+                   : 0;
+    } else if (p != NULL && sq_weight_dense(&dense, SQ_F32, p + n * n, n, n, NULL) == SQ_OK &&
+               sq_weight_round(&w, &dense, bits, NULL) == SQ_OK) {
+        rate = product_rate(&w, 0, how, p, p + 2 * n * n);
+    }
+    sq_weight_free(&w);
+    sq_free(p);
+    return rate;
+}
+
+double sq_measure_bf16(void) { return measure_product(16, SQ_ROUND_16); }
+
+double sq_measure_rounded(int bits, sq_rounding how) { return measure_product(bits, how); }

@@ -26,14 +26,15 @@ void sq_job_close(sq_job *j) {
 sq_status sq_job_read_data(sq_job *j, const char *dir) {
     double t = sq_now();
     int64_t max = j->o->samples > 0 ? j->o->samples : 128;
-    sq_status st = sq_samples_read(&j->samples, &j->front, j->o->calib, max, j->o->seq, 1, j->err);
+    sq_status st = sq_samples_read(&j->samples, &j->front, j->o->calib, max, j->o->seq,
+                                   SQ_LOAD_SHAPES, j->err);
     if (st == SQ_OK && j->samples.tokens == 0) {
         st = sq_fail(j->err, SQ_EFORMAT, "'%s' gives no tokens to calibrate on", j->o->calib);
     }
     if (st == SQ_OK) {
         sq_progress_note(j->progress, "calibration: %zu samples, %lld tokens", j->samples.n,
                          (long long)j->samples.tokens);
-        sq_hidden_options h = {sq_policy_vision(&j->plan.policy), j->o->max_ram, dir};
+        sq_hidden_options h = {&j->front, sq_policy_vision(&j->plan.policy), j->o->max_ram, dir};
         st = sq_hidden_open(&j->hidden, j->net, &j->samples, &h, j->progress, j->err);
     }
     j->calibrate_s += sq_now() - t;
@@ -60,6 +61,9 @@ sq_status sq_job_stats(sq_job *j, const sq_stage *s, sq_stat *stats, int look) {
         sq_tap_sink sink = {sq_stat_set_sink, &set};
         double t = sq_now();
         st = sq_hidden_stage(&j->hidden, s, stats == NULL ? NULL : &sink, look, j->err);
+        for (int i = 0; stats != NULL && i < s->rows->n_taps; i++) {
+            sq_stat_complete(&stats[i]);
+        }
         j->calibrate_s += sq_now() - t;
         return st;
     }

@@ -400,7 +400,7 @@ static sq_status eval_task(side *m, side *other, const sq_eval_options *o,
     sq_samples all = {0};
     scores s = {.mine.kinds = json_object(), .its.kinds = json_object(), .examples = json_array()};
     sq_status st;
-    SQ_TRY(sq_samples_read(&all, &m->front, o->task, o->samples, 512, 0, err));
+    SQ_TRY(sq_samples_read(&all, &m->front, o->task, o->samples, 512, SQ_LOAD_LINES, err));
     for (size_t i = 0; i < all.n; i++) {
         SQ_TRY(one_question(m, other, o, &all, i, &s, err));
         if (!sq_progress_tick(progress, "eval", (int64_t)i + 1, (int64_t)all.n, NULL)) {

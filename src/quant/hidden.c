@@ -88,6 +88,14 @@ static void divide(sq_hidden *h, size_t width) {
     }
 }
 
+/* Gives back what a stage worked in and the pages of the weights that it read: what comes next may
+ * need as much. */
+static sq_status end_stage(sq_hidden *h, sq_error *err) {
+    sq_work_close(&h->work);
+    sq_net_release(h->net);
+    return sq_work_open(&h->work, h->net, err);
+}
+
 sq_status sq_hidden_open(sq_hidden *h, const sq_net *net, sq_samples *samples,
                          const sq_hidden_options *o, const sq_progress *progress, sq_error *err) {
     *h = (sq_hidden){.net = net, .n = samples->n};
@@ -111,13 +119,17 @@ sq_status sq_hidden_open(sq_hidden *h, const sq_net *net, sq_samples *samples,
     SQ_TRY(place(h, floats, o->max_ram, o->dir, err));
     divide(h, width);
     for (size_t i = 0; i < h->n; i++) {
-        SQ_TRY(embed_one(h, i, &samples->items[i].prompt, o->vision, &seen, err));
-        sq_prompt_free(&samples->items[i].prompt);
+        sq_sample *x = &samples->items[i];
+        st = x->prompt.n_slots > 0 ? sq_sample_load(x, o->front, samples->dir, 0, err) : SQ_OK;
+        SQ_TRY(st);
+        SQ_TRY(embed_one(h, i, &x->prompt, o->vision, &seen, err));
+        sq_prompt_free(&x->prompt);
         if (!sq_progress_tick(progress, "embed", (int64_t)i + 1, (int64_t)h->n, NULL)) {
             st = sq_fail(err, SQ_ECANCELLED, "stopped");
             goto fail;
         }
     }
+    SQ_TRY(end_stage(h, err));
     return SQ_OK;
 fail:
     sq_hidden_close(h);
@@ -187,8 +199,9 @@ static sq_status pictures(sq_hidden *h, const sq_stage *stage, const sq_tap_sink
 
 sq_status sq_hidden_stage(sq_hidden *h, const sq_stage *stage, const sq_tap_sink *sink, int look,
                           sq_error *err) {
-    return stage->part == SQ_PART_TEXT ? text_layer(h, (int)stage->index, sink, look, err)
-                                       : pictures(h, stage, sink, look, err);
+    sq_status st = stage->part == SQ_PART_TEXT ? text_layer(h, (int)stage->index, sink, look, err)
+                                               : pictures(h, stage, sink, look, err);
+    return st == SQ_OK ? end_stage(h, err) : st;
 }
 
 void sq_hidden_close(sq_hidden *h) {

@@ -31,12 +31,14 @@ typedef struct sq_hidden {
 } sq_hidden;
 
 typedef struct sq_hidden_options {
+    const sq_frontend *front; /* of the samples */
     int vision;     /* pictures wait before the tower, and sq_hidden_stage takes them through */
     size_t max_ram; /* near that many bytes (0: never) the rows live in a file in `dir` */
     const char *dir;
 } sq_hidden_options;
 
-/* Embeds every sample; pictures go through the tower once. Prompts' pixels are freed on the way. */
+/* Embeds every sample, one with its pixels at a time; pictures go through the tower once. Prompts
+ * are freed on the way. */
 sq_status sq_hidden_open(sq_hidden *h, const sq_net *net, sq_samples *samples,
                          const sq_hidden_options *o, const sq_progress *progress, sq_error *err);
 /* Everything through one stage as the net holds it; the sink (nullable) sees the linears' inputs.

@@ -211,7 +211,8 @@ static sq_status mix_plan(sq_job *j) {
     }
     if (j->o->calib != NULL) {
         int64_t seq = j->o->seq > 0 && j->o->seq < SENSE_TOKENS ? j->o->seq : SENSE_TOKENS;
-        SQ_TRY(sq_samples_read(&s, &j->front, j->o->calib, SENSE_SAMPLES, seq, 1, j->err));
+        SQ_TRY(sq_samples_read(&s, &j->front, j->o->calib, SENSE_SAMPLES, seq, SQ_LOAD_PIXELS,
+                               j->err));
         SQ_TRY(sq_mixed_sense(&j->mixed, &s, j->progress, j->err));
     } else {
         sq_progress_note(j->progress,
@@ -273,6 +274,8 @@ static sq_status make_folder(sq_job *j, const char *model, const char *out) {
     SQ_TRY(sq_output_finish(&j->out, j->layers, j->err));
     SQ_TRY(record_options(j, out));
     j->write_s += sq_now() - t;
+    sq_hidden_close(&j->hidden); /* verifying opens the result, and needs none of it */
+    sq_samples_close(&j->samples);
 fail:
     return st;
 }

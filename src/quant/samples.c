@@ -9,7 +9,7 @@ typedef struct reading {
     const sq_frontend *f;
     const char *path;
     int64_t max, seq;
-    int load;
+    sq_samples_form load;
     size_t cap;
     sq_buf text; /* plain text lines so far */
     sq_error *err;
@@ -61,9 +61,13 @@ static sq_status one_line(reading *r, const char *line, size_t len, size_t numbe
         json_decref(v);
     } else {
         s->line = v;
-        if (r->load) {
+        if (r->load != SQ_LOAD_LINES) {
             st = sq_sample_load(s, r->f, r->out->dir, 0, r->err);
             r->out->tokens += (int64_t)s->prompt.ids.len;
+        }
+        for (size_t i = 0; r->load == SQ_LOAD_SHAPES && i < s->prompt.n_slots; i++) {
+            sq_free(s->prompt.slots[i].pixels.patches);
+            s->prompt.slots[i].pixels.patches = NULL;
         }
     }
     if (st != SQ_OK) {
@@ -98,7 +102,7 @@ static sq_status cut_text(reading *r) {
 }
 
 sq_status sq_samples_read(sq_samples *out, const sq_frontend *f, const char *path, int64_t max,
-                          int64_t seq, int load, sq_error *err) {
+                          int64_t seq, sq_samples_form load, sq_error *err) {
     *out = (sq_samples){0};
     reading r = {.out = out,
                  .f = f,

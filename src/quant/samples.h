@@ -9,6 +9,10 @@ typedef struct sq_sample {
     json_t *line; /* the whole line; NULL for a piece of plain text */
 } sq_sample;
 
+/* What is there of a conversation once it is read: its line; the prompt with the shapes of its
+ * pictures, since the pixels of all samples together may not fit; the prompt with the pixels. */
+typedef enum sq_samples_form { SQ_LOAD_LINES, SQ_LOAD_SHAPES, SQ_LOAD_PIXELS } sq_samples_form;
+
 typedef struct sq_samples {
     sq_sample *items;
     size_t n;
@@ -19,11 +23,10 @@ typedef struct sq_samples {
 /* Reads at most max samples (0: all). Conversations stay whole, `{"text": …}` lines are joined by a
  * blank line and cut into pieces of `seq` tokens. With `questions`, only the part before the last
  * assistant turn is the prompt and the generation prompt is added. A bad line is SQ_EFORMAT with
- * its number; no sample at all is an error. Pictures are decoded when `load` is set, else only
- * lines are kept and sq_sample_load builds each prompt. */
+ * its number; no sample at all is an error. */
 sq_status sq_samples_read(sq_samples *out, const sq_frontend *f, const char *path, int64_t max,
-                          int64_t seq, int load, sq_error *err);
-/* Builds the prompt of a sample that was read without `load`. */
+                          int64_t seq, sq_samples_form load, sq_error *err);
+/* Builds the prompt of a conversation, with the pixels of its pictures. */
 sq_status sq_sample_load(sq_sample *s, const sq_frontend *f, const char *dir, int generation,
                          sq_error *err);
 void sq_samples_close(sq_samples *s);

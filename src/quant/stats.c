@@ -100,6 +100,11 @@ sq_status sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows, sq_
     return SQ_OK;
 }
 
+void sq_stat_complete(sq_stat *s) {
+    sq_free(s->block);
+    s->block = NULL;
+}
+
 double sq_stat_loss(const sq_stat *s, const float *d, int64_t m, float *tmp) {
     double sum = 0;
     sq_sgemm(0, m, s->k, s->k, 1.0f, d, s->k, s->xx, s->k, 0.0f, tmp, s->k);

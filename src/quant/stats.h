@@ -24,6 +24,8 @@ typedef struct sq_stat {
 sq_status sq_stat_open(sq_stat *s, int64_t k, sq_error *err);
 void sq_stat_close(sq_stat *s);
 sq_status sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows, sq_error *err);
+/* No rows come any more: frees the scratch. */
+void sq_stat_complete(sq_stat *s);
 /* 1 / rms(x); 0 of a row of zeros. */
 float sq_stat_row_weight(const float *x, int64_t k);
 

@@ -227,6 +227,7 @@ static void check_values(sq_verify_state *v) {
             t->shape[t->rank - 1] > 0) {
             scales += bad_scales(v, t, worst_s, sizeof worst_s);
         }
+        sq_tensor_release(t);
     }
     sq_verify_line(v, "constant codes", constant == 0, (double)constant, 0, "%s",
                    constant == 0 ? "none" : worst_c);
@@ -317,8 +318,9 @@ static sq_status compare_all(sq_verify_state *v, sq_samples *s, int generation, 
 static sq_status check_logits(sq_verify_state *v, sq_error *err) {
     sq_samples s = {0};
     int64_t max = v->o->samples > 0 ? v->o->samples : 16;
-    sq_status st = v->o->data != NULL ? sq_samples_read(&s, &v->front, v->o->data, max, 512, 0, err)
-                                      : sq_samples_builtin(&s, &v->front, err);
+    sq_status st = v->o->data != NULL
+                       ? sq_samples_read(&s, &v->front, v->o->data, max, 512, SQ_LOAD_LINES, err)
+                       : sq_samples_builtin(&s, &v->front, err);
     if (st == SQ_OK) {
         st = compare_all(v, &s, 0, err);
     }

@@ -220,11 +220,33 @@ static void plans(void **state) {
     assert_int_equal(json_integer_value(json_object_get(r, "kv_bytes")), (int64_t)57344 * 8192);
     assert_int_equal(json_integer_value(json_object_get(r, "vision_tokens")), 384);
     assert_int_equal(json_integer_value(json_object_get(r, "max_context_tokens")), 32768);
+    /* every weight is of a part; the embeddings are the head as well and are rounded for that */
+    const json_t *parts = json_object_get(r, "parts");
+    int64_t sum = 0;
+    const char *part;
+    json_t *bytes;
+    json_object_foreach((json_t *)(uintptr_t)parts, part, bytes) {
+        sum += json_integer_value(bytes);
+    }
+    assert_int_equal(sum, json_integer_value(json_object_get(r, "weights_bytes")));
+    assert_int_equal(json_integer_value(json_object_get(parts, "embeddings")), 151936 * 1536 * 2);
+    int64_t tower = json_integer_value(json_object_get(parts, "vision")) +
+                    json_integer_value(json_object_get(parts, "merger"));
+    int64_t seen = json_integer_value(json_object_get(r, "resident_weights_bytes"));
+    assert_true(seen < sum); /* of the embeddings only the rows of a chunk */
     double weights = (double)json_integer_value(json_object_get(r, "weights_bytes"));
     assert_true(weights > 2.4e9 &&
                 weights < 2.7e9); /* 1.31 billion at 4.5 bits, the rest in bf16 */
     json_decref(r);
     sq_text_free(text);
+    o.width = o.height = 0; /* nobody reads the tower */
+    assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_OK);
+    r = json_loads(text, 0, NULL);
+    assert_int_equal(json_integer_value(json_object_get(r, "resident_weights_bytes")),
+                     seen - tower);
+    json_decref(r);
+    sq_text_free(text);
+    o.width = o.height = 448;
     o.memory = (size_t)2 << 30;
     assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_ENOMEM);
     assert_non_null(text);
@@ -334,10 +356,12 @@ static void plans_of_work(void **state) {
     assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_OK);
     json_t *r = json_loads(text, 0, NULL);
     const json_t *c = json_object_get(r, "calibration");
-    assert_int_equal(report_number(c, "activation_bytes"), 16 * 256 * 1536 * 4);
-    /* X'X of the inputs of q, o, gate (1536) and down (8960), and two vectors */
-    assert_int_equal(report_number(c, "statistics_bytes"),
-                     3 * (1536 * 1536 * 4 + 1536 * 12) + 8960 * 8960 * 4 + 8960 * 12);
+    /* 448 x 448: 256 tokens, three positions beside each */
+    assert_int_equal(report_number(c, "activation_bytes"), 16 * 256 * (1536 * 4 + 12));
+    /* X'X of the inputs of q, o, gate (1536) and down (8960), two vectors and 128 rows of each */
+    assert_int_equal(report_number(c, "statistics_bytes"), 3 * (1536 * 1536 * 4 + 1536 * 12) +
+                                                               8960 * 8960 * 4 + 8960 * 12 +
+                                                               128 * 4 * (3 * 1536 + 8960));
     json_decref(r);
     sq_text_free(text);
     o.method = "rtn";
@@ -345,6 +369,8 @@ static void plans_of_work(void **state) {
     assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_OK);
     r = json_loads(text, 0, NULL);
     assert_null(json_object_get(r, "calibration"));
+    assert_string_equal(
+        json_string_value(json_object_get(json_object_get(r, "quantize"), "method")), "rtn");
     c = json_object_get(r, "times");
     assert_true(json_number_value(json_object_get(c, "decode_tokens_per_s")) > 0);
     assert_true(json_number_value(json_object_get(c, "vision_s")) > 0);
@@ -352,6 +378,49 @@ static void plans_of_work(void **state) {
     sq_text_free(text);
     o.samples = -1;
     assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_EARG);
+}
+
+/* What quantize allocates at its peak is what the plan says. */
+static void plan_of_quantize_is_kept(void **state) {
+    static const char *const methods[] = {"rtn", "awq", "gptq"};
+    (void)state;
+    char dir[] = "/tmp/squint-plan-XXXXXX", out[64], data[64], model[600];
+    sq_error err = {0};
+    snprintf(model, sizeof model, "%s/models/squint-vl-5m", getenv("SQ_TEST_ROOT"));
+    assert_non_null(mkdtemp(dir));
+    snprintf(data, sizeof data, "%s/data.jsonl", dir);
+    sq_buf b = {0};
+    for (int i = 0; i < 400; i++) {
+        sq_buf_printf(&b, "{\"text\": \"The %d red circles are left of %d squares.\"}\n", i, 3 * i);
+    }
+    assert_int_equal(sq_file_write(data, b.data, b.len, &err), SQ_OK);
+    sq_buf_free(&b);
+    for (size_t i = 0; i < 3; i++) {
+        char *text = NULL;
+        sq_plan_options o = {.method = methods[i], .samples = 8, .seq = 256, .context = 64};
+        assert_int_equal(sq_plan_memory(model, &o, &text, &err), SQ_OK);
+        json_t *r = json_loads(text, 0, NULL);
+        double planned = report_number(json_object_get(r, "quantize"), "stage_bytes") +
+                         report_number(json_object_get(r, "calibration"), "activation_bytes");
+        json_decref(r);
+        sq_text_free(text);
+        snprintf(out, sizeof out, "%s/%s", dir, methods[i]);
+        sq_quantize_options q = {.method = methods[i],
+                                 .calib = i == 0 ? NULL : data,
+                                 .samples = 8,
+                                 .seq = 256,
+                                 .no_verify = 1};
+        sq_memory_peak_reset();
+        double before = (double)sq_memory_used();
+        if (sq_quantize(model, out, &q, NULL, NULL, &err) != SQ_OK) {
+            fail_msg("%s", err.text);
+        }
+        double peak = (double)sq_memory_peak() - before;
+        if (!(fabs(planned - peak) <= 0.15 * peak)) {
+            fail_msg("%s: %.0f bytes planned, %.0f allocated", methods[i], planned, peak);
+        }
+    }
+    assert_int_equal(sq_remove_tree(dir, NULL), SQ_OK);
 }
 
 int main(void) {
@@ -366,6 +435,7 @@ int main(void) {
         cmocka_unit_test(plans),
         cmocka_unit_test(plans_of_files),
         cmocka_unit_test(plans_of_work),
+        cmocka_unit_test(plan_of_quantize_is_kept),
     };
     return cmocka_run_group_tests_name("engine", tests, NULL, NULL);
 }
