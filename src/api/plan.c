@@ -42,10 +42,13 @@ static sq_status read_policy(sq_planning *p, const sq_plan_options *o, const cha
 }
 
 /* What a picture of that size (with frames > 0 a video) takes: the tower, or, where that is more,
- * the decoded original and its resized copy before it. */
+ * the decoded original and its resized copy before it. Where videos are pictures, frame by frame,
+ * all of them wait while one goes through the tower. */
 static sq_status size_picture(const sq_planning *p, int64_t width, int64_t height, int64_t frames,
                               sq_pixels *px, uint64_t *bytes, sq_error *err) {
-    sq_status st = sq_pixels_plan_size(px, &p->preproc, width, height, frames, err);
+    int apart = frames > 0 && p->preproc.kind != SQ_PREPROC_QWEN;
+    sq_preproc how = sq_preproc_for(&p->preproc, apart ? (size_t)frames : 1);
+    sq_status st = sq_pixels_plan_size(px, &how, width, height, apart ? 0 : frames, err);
     if (st == SQ_OK) {
         uint64_t tower = sq_vision_peak(&p->config, px);
         uint64_t shown = (uint64_t)(px->resized_width * px->resized_height);
@@ -53,6 +56,11 @@ static sq_status size_picture(const sq_planning *p, int64_t width, int64_t heigh
             (uint64_t)(px->grid_t * px->grid_h * px->grid_w * px->patch_dim) * sizeof(float);
         uint64_t decode = patches + 3 * ((uint64_t)(width * height) + 2 * shown);
         *bytes = tower > decode ? tower : decode;
+        if (apart) {
+            *bytes += (uint64_t)(frames - 1) * (patches + 3 * (uint64_t)(width * height));
+            px->grid_t *= frames;
+            px->tokens *= frames;
+        }
     }
     return st;
 }
@@ -70,6 +78,10 @@ static uint64_t program_bytes(const char *model, int files) {
     sq_tokenizer_close(&t);
     return program;
 }
+
+/* Of pictures and of a video's frames, unless they are given. */
+static int64_t width_of(const sq_plan_options *o) { return o->width > 0 ? o->width : 640; }
+static int64_t height_of(const sq_plan_options *o) { return o->height > 0 ? o->height : 480; }
 
 static sq_status open_plan(sq_planning *p, subject *s, const char *model, const sq_plan_options *o,
                            sq_error *err) {
@@ -92,11 +104,11 @@ static sq_status open_plan(sq_planning *p, subject *s, const char *model, const 
             p->preproc.min_pixels = p->preproc.video_min_pixels = 3136;
         }
     }
-    if (o->width > 0) {
+    if (o->width > 0 || o->frames > 0) {
         if (p->config.tower == NULL) {
             return sq_fail(err, SQ_EARG, "'%s' is a text model; it takes no pictures", model);
         }
-        SQ_TRY(size_picture(p, o->width, o->height, o->frames, &p->picture, &p->vision, err));
+        SQ_TRY(size_picture(p, width_of(o), height_of(o), o->frames, &p->picture, &p->vision, err));
     }
 fail:
     return st;
@@ -136,27 +148,35 @@ static int64_t largest_context(const sq_planning *p, int64_t batch, uint64_t mem
 
 /* ---- the largest picture and video ---- */
 
-static int picture_fits(const sq_planning *p, int64_t width, int64_t height, int64_t frames,
-                        uint64_t rest) {
-    sq_pixels px;
-    uint64_t bytes;
-    return size_picture(p, width, height, frames, &px, &bytes, NULL) == SQ_OK && bytes <= rest &&
-           px.tokens <= p->config.max_positions;
+/* A conversation of so many tokens at least: a larger picture makes it longer. */
+typedef struct room {
+    const sq_planning *plan;
+    int64_t context, batch;
+    uint64_t memory;
+} room;
+
+static int picture_fits(const room *r, int64_t width, int64_t height, int64_t frames) {
+    sq_planning q = *r->plan;
+    if (size_picture(&q, width, height, frames, &q.picture, &q.vision, NULL) != SQ_OK) {
+        return 0;
+    }
+    int64_t tokens = q.picture.tokens, context = tokens > r->context ? tokens : r->context;
+    return tokens <= q.config.max_positions && sq_plan_total(&q, context, r->batch) <= r->memory;
 }
 
-/* Frames of the size asked for, or of 640 x 480, that fit beside this context. */
-static int64_t most_frames(const sq_planning *p, const sq_plan_options *o, uint64_t rest) {
-    int64_t width = o->width > 0 ? o->width : 640, height = o->width > 0 ? o->height : 480, f = 2;
-    while (f <= 768 && picture_fits(p, width, height, f, rest)) {
+/* Frames of this size that fit, an even number. */
+static int64_t most_frames(const room *r, int64_t width, int64_t height) {
+    int64_t f = 2;
+    while (f <= 768 && picture_fits(r, width, height, f)) {
         f += 2;
     }
     return f - 2;
 }
 
-static int64_t largest_side(const sq_planning *p, uint64_t rest) {
+static int64_t largest_side(const room *r) {
     int64_t best = 0;
     for (int64_t side = 56; side <= 8192; side += 56) {
-        best = picture_fits(p, side, side, 0, rest) ? side : best;
+        best = picture_fits(r, side, side, 0) ? side : best;
     }
     return best;
 }
@@ -203,20 +223,12 @@ static sq_status scheme_table(const sq_planning *p, const subject *s, const sq_p
     return st;
 }
 
-/* What is left for encoding a picture, the tower's weights in memory. */
-static uint64_t picture_room(const sq_planning *p, int64_t context, int64_t batch,
-                             uint64_t memory) {
-    sq_planning q = *p;
-    q.vision = 1;
-    uint64_t beside = sq_plan_total(&q, context, batch);
-    return memory > beside ? memory - beside : 0;
-}
-
 static json_t *report_of(const sq_planning *p, const sq_plan_options *o, int64_t context,
                          uint64_t memory) {
     const sq_config *c = &p->config;
     int64_t batch = o->batch > 0 ? o->batch : 1;
-    uint64_t all = sq_plan_total(p, context, batch), rest = picture_room(p, context, batch, memory);
+    uint64_t all = sq_plan_total(p, context, batch);
+    room in = {p, context, batch, memory};
     json_t *parts = json_object();
     for (int i = 0; i < SQ_PARTS; i++) {
         json_object_set_new(parts, part_names[i], json_integer((json_int_t)p->part[i]));
@@ -235,9 +247,13 @@ static json_t *report_of(const sq_planning *p, const sq_plan_options *o, int64_t
         (json_int_t)p->vision, "vision_tokens", (json_int_t)p->picture.tokens, "total_bytes",
         (json_int_t)all, "memory_bytes", (json_int_t)memory, "fits", all <= memory,
         "max_context_tokens", (json_int_t)largest_context(p, batch, memory), "max_image_side",
-        (json_int_t)(c->tower == NULL ? 0 : largest_side(p, rest)), "table", table(p, batch));
+        (json_int_t)(c->tower == NULL ? 0 : largest_side(&in)), "table", table(p, batch));
     if (c->tower != NULL) {
-        json_object_set_new(r, "max_frames", json_integer((json_int_t)most_frames(p, o, rest)));
+        json_object_set_new(r, "max_frames",
+                            json_integer((json_int_t)most_frames(&in, width_of(o), height_of(o))));
+        json_object_set_new(r, "frame",
+                            json_pack("{s:I, s:I, s:I}", "width", (json_int_t)width_of(o), "height",
+                                      (json_int_t)height_of(o), "frames", (json_int_t)o->frames));
     }
     return r;
 }
@@ -270,6 +286,22 @@ fail:
     return st;
 }
 
+/* What is asked for, or 4096 tokens, as far as the model's positions go; a picture must fit in. */
+static sq_status choose_context(const sq_planning *p, int64_t asked, int64_t *out, sq_error *err) {
+    int64_t most = p->config.max_positions, seen = p->picture.tokens;
+    int64_t plain = seen > 4096 ? seen : 4096;
+    *out = asked > 0 ? asked : plain < most ? plain : most;
+    if (*out > most || seen > most) {
+        return sq_fail(err, SQ_ELIMIT,
+                       "the model's positions end before; got %lld tokens, wanted at most %lld",
+                       (long long)(*out > most ? *out : seen), (long long)most);
+    }
+    return seen <= *out ? SQ_OK
+                        : sq_fail(err, SQ_EARG,
+                                  "--context: got %lld tokens, wanted the picture's %lld at least",
+                                  (long long)*out, (long long)seen);
+}
+
 sq_status sq_plan_memory(const char *model, const sq_plan_options *options, char **report,
                          sq_error *err) {
     static const sq_plan_options none;
@@ -288,14 +320,8 @@ sq_status sq_plan_memory(const char *model, const sq_plan_options *options, char
         goto fail;
     }
     SQ_TRY(open_plan(&p, &s, model, o, err));
-    int64_t most = p.config.max_positions, context = o->context > 0 ? o->context : 4096;
-    if (o->context > most) {
-        st = sq_fail(err, SQ_ELIMIT,
-                     "the model's positions end before; got %lld tokens, wanted at most %lld",
-                     (long long)o->context, (long long)most);
-        goto fail;
-    }
-    context = context < most ? context : most;
+    int64_t context;
+    SQ_TRY(choose_context(&p, o->context, &context, err));
     uint64_t memory = o->memory > 0 ? o->memory : sq_memory_room();
     uint64_t all = sq_plan_total(&p, context, o->batch > 0 ? o->batch : 1);
     r = report_of(&p, o, context, memory);

@@ -15,8 +15,8 @@ enum {
     BLOCK = 128,       /* columns that GPTQ rounds at once */
     SLICE = 16 << 20,  /* bytes of a tensor that are copied at once */
     SHARED_COLUMNS = 48,
-    /* Beside a plan's own process: stacks, oneDNN's code and its copies of operands, the journal.
-     * Measured on models of 9 MB to 4.4 GB. */
+    /* Passes of samples: stacks, oneDNN's code and its copies of operands, what is left of the
+     * text. Measured on models of 9 MB to 1.5 GB. */
     PASSES = 9000000
 };
 
@@ -168,12 +168,16 @@ static uint64_t stage_peak(const sq_planning *p, const sample_plan *s, int work,
     return most;
 }
 
+static uint64_t base_bytes(const sq_planning *p) {
+    return p->program + (sq_policy_needs_data(&p->policy) ? PASSES : 0);
+}
+
 json_t *sq_plan_calibration(const sq_planning *p, const sq_plan_options *o) {
     sample_plan s = samples_of(p, o);
     stage_kind kinds[3];
     int n = stages_of(&p->config, kinds);
     uint64_t stats = 0, file = 0,
-             total = p->program + PASSES + s.activations + stage_peak(p, &s, 0, &stats);
+             total = base_bytes(p) + s.activations + stage_peak(p, &s, 0, &stats);
     if (!sq_policy_needs_data(&p->policy)) {
         return NULL;
     }
@@ -193,8 +197,7 @@ json_t *sq_plan_quantize(const sq_planning *p, const sq_plan_options *o) {
     stage_kind kinds[3];
     int n = stages_of(&p->config, kinds);
     uint64_t stats = 0, work = 0, packed = 0, stage = stage_peak(p, &s, 1, &stats),
-             total = p->program + PASSES + stage +
-                     (sq_policy_needs_data(&p->policy) ? s.activations : 0);
+             total = base_bytes(p) + stage + (sq_policy_needs_data(&p->policy) ? s.activations : 0);
     for (int i = 0; i < n; i++) {
         uint64_t w = sums_of(p, &kinds[i]).work;
         work = w > work ? w : work;
@@ -203,7 +206,7 @@ json_t *sq_plan_quantize(const sq_planning *p, const sq_plan_options *o) {
         packed += p->packed[i];
     }
     /* It opens what was written, and reads every tensor slice by slice. */
-    uint64_t verify = p->program + PASSES + packed + (p->disk < SLICE ? p->disk : SLICE);
+    uint64_t verify = base_bytes(p) + packed + (p->disk < SLICE ? p->disk : SLICE);
     const char *method = p->policy.gptq  ? p->policy.awq ? "awq+gptq" : "gptq"
                          : p->policy.awq ? "awq"
                                          : "rtn";

@@ -319,6 +319,36 @@ static void plans_of_files(void **state) {
     assert_int_equal(sq_remove_tree(dir, NULL), SQ_OK);
 }
 
+/* Where a video is pictures frame by frame, each is one of its own: tokens and pixels add up, the
+ * tower sees one at a time. More tokens than positions, or than the context, are an error. */
+static void plans_of_frames(void **state) {
+    (void)state;
+    sq_error err = {0};
+    char *text = NULL;
+    double bytes[2], tokens[2];
+    for (int i = 0; i < 2; i++) {
+        sq_plan_options o = {.memory = (size_t)64 << 30, .frames = i == 0 ? 1 : 5};
+        assert_int_equal(sq_plan_memory("vila-1.5-3b", &o, &text, &err), SQ_OK);
+        json_t *r = json_loads(text, 0, NULL);
+        bytes[i] = report_number(r, "vision_peak_bytes");
+        tokens[i] = report_number(r, "vision_tokens");
+        assert_int_equal(report_number(json_object_get(r, "frame"), "width"), 640);
+        assert_int_equal(report_number(r, "max_frames"), 4096 / 196 / 2 * 2);
+        json_decref(r);
+        sq_text_free(text);
+    }
+    assert_int_equal(tokens[1], 5 * tokens[0]);
+    assert_int_equal(bytes[1] - bytes[0], 4 * (378 * 378 * 3 * 4 + 640 * 480 * 3));
+    text = NULL;
+    sq_plan_options many = {.frames = 40}, small = {.frames = 5, .context = 500};
+    assert_int_equal(sq_plan_memory("vila-1.5-3b", &many, &text, &err), SQ_ELIMIT);
+    assert_int_equal(sq_plan_memory("vila-1.5-3b", &small, &text, &err), SQ_EARG);
+    assert_non_null(strstr(err.text, "980"));
+    assert_null(text);
+    sq_plan_options text_only = {.frames = 2};
+    assert_int_equal(sq_plan_memory("smollm2-135m", &text_only, &text, &err), SQ_EARG);
+}
+
 /* Other schemes, calibration, the largest video; what is larger takes more. */
 static void plans_of_work(void **state) {
     (void)state;
@@ -336,8 +366,13 @@ static void plans_of_work(void **state) {
         sq_plan_options most = o;
         char *other = NULL;
         most.frames = (int64_t)report_number(r, "max_frames");
+        most.context = 0; /* as long as it takes */
         assert_true(most.frames > 16);
         assert_int_equal(sq_plan_memory("qwen2-vl-2b", &most, &other, &err), SQ_OK);
+        sq_text_free(other);
+        other = NULL;
+        most.frames += 2;
+        assert_int_not_equal(sq_plan_memory("qwen2-vl-2b", &most, &other, &err), SQ_OK);
         sq_text_free(other);
         const json_t *schemes = json_object_get(r, "schemes");
         assert_int_equal(json_array_size(schemes), 3);
@@ -351,6 +386,7 @@ static void plans_of_work(void **state) {
         json_decref(r);
         sq_text_free(text);
     }
+    o.frames = 0;
     o.samples = 16;
     o.seq = 256;
     assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_OK);
@@ -436,6 +472,7 @@ int main(void) {
         cmocka_unit_test(plans_of_files),
         cmocka_unit_test(plans_of_work),
         cmocka_unit_test(plan_of_quantize_is_kept),
+        cmocka_unit_test(plans_of_frames),
     };
     return cmocka_run_group_tests_name("engine", tests, NULL, NULL);
 }
