@@ -15,9 +15,9 @@ enum {
     BLOCK = 128,       /* columns that GPTQ rounds at once */
     SLICE = 16 << 20,  /* bytes of a tensor that are copied at once */
     SHARED_COLUMNS = 48,
-    /* Passes of samples: stacks, oneDNN's code and its copies of operands, what is left of the
-     * text. Measured on models of 9 MB to 1.5 GB. */
-    PASSES = 9000000
+    /* Passes of samples beside those of a conversation: oneDNN's code and its copies of operands,
+     * what is left of the text. Measured on models of 9 MB to 1.5 GB. */
+    PASSES = 5000000
 };
 
 /* The linears that share an input. */

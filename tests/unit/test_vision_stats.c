@@ -65,8 +65,8 @@ static void check_steps(const char *name) {
     assert_int_equal(sq_frontend_open(&front, model_path(name), &net->config, &err), SQ_OK);
     for (int steps = 0; steps < 2; steps++) {
         sq_samples s;
-        sq_hidden_options o = {.vision = steps, .dir = dir};
-        assert_int_equal(sq_samples_read(&s, &front, calib, 4, 512, 1, &err), SQ_OK);
+        sq_hidden_options o = {.front = &front, .vision = steps, .dir = dir};
+        assert_int_equal(sq_samples_read(&s, &front, calib, 4, 512, SQ_LOAD_SHAPES, &err), SQ_OK);
         assert_int_equal(sq_hidden_open(&all[steps], net, &s, &o, NULL, &err), SQ_OK);
         sq_samples_close(&s);
     }
