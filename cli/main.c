@@ -90,8 +90,8 @@ static void spin_briefly(char **argv) {
     }
 }
 
-/* Blocks of a megabyte and more go back to the system when they are freed. glibc otherwise comes to
- * keep blocks of up to 32 MiB, and quantize grew to twice what it uses. */
+/* What other libraries allocate: blocks of a megabyte and more go back to the system when they are
+ * freed. glibc otherwise comes to keep blocks of up to 32 MiB. */
 static void return_blocks(void) {
 #ifdef __GLIBC__
     mallopt(M_MMAP_THRESHOLD, 1 << 20);

@@ -251,9 +251,11 @@ typedef struct sq_plan_options {
     int64_t context;       /* tokens; 0: 4096, at most what the model has */
     int64_t batch;         /* sequences at once; 0: 1 */
     int64_t width, height; /* of a picture; 0: none */
-    int64_t frames;        /* of a video of that size; 0: a picture */
+    int64_t frames;        /* of a video of that size (0 x 0: 640 x 480); 0: a picture */
     const char *scheme;    /* NULL: as stored; else as sq_quantize_options' */
     int64_t group_size;    /* 0: 128 */
+    int symmetric;         /* 1: without zero points */
+    const char *vision;    /* scheme of the tower; NULL: kept */
     size_t memory;         /* what there is; 0: what the system has available */
     const char *method;    /* of quantize, for what calibration takes; NULL: awq */
     int64_t samples, seq;  /* of the calibration; 0: 128 of 512 tokens */

@@ -119,11 +119,12 @@ sq_status sq_devices(char **report, sq_error *err) {
     for (size_t i = 0; i < n; i++) {
         json_array_append_new(names, json_string(tables[i]->name));
     }
-    json_t *r = json_pack(
-        "{s:s, s:i, s:o, s:s, s:f, s:f, s:f, s:f, s:s}", "cpu_flags", sq_cpu_flags(), "threads",
-        sq_threads(), "kernels", names, "chosen", sq_kernels_get()->name,
-        "memory_bandwidth_bytes_per_s", sq_measure_bandwidth(), "f32_flop_per_s",
-        sq_measure_sgemm() * 1e9, "bf16_flop_per_s", sq_measure_bf16() * 1e9, "int8_op_per_s",
-        sq_measure_int8() * 1e9, "other_backends", "none: this build computes on the CPU");
+    json_t *r =
+        json_pack("{s:s, s:i, s:o, s:s, s:f, s:f, s:f, s:f, s:s}", "cpu_flags", sq_cpu_flags(),
+                  "threads", sq_threads(), "kernels", names, "chosen", sq_kernels_get()->name,
+                  "memory_bandwidth_bytes_per_s", sq_measure_bandwidth(), "f32_flop_per_s",
+                  sq_measure_sgemm() * 1e9, "bf16_flop_per_s", sq_measure_bf16() * 1e9,
+                  "int8_op_per_s", sq_measure_rounded(8, SQ_ROUND_8_SYMMETRIC) * 1e9,
+                  "other_backends", "none: this build computes on the CPU");
     return sq_report_text(r, report, SQ_OK, err);
 }

@@ -10,7 +10,8 @@
 #include "format/source.h"
 #include "model/work.h"
 
-static const char *const part_names[SQ_PARTS] = {"language", "vision", "merger", "head"};
+static const char *const part_names[SQ_PARTS] = {"language", "vision", "merger", "head",
+                                                 "embeddings"};
 
 /* ---- opening ---- */
 
@@ -31,16 +32,23 @@ typedef struct subject {
 
 static sq_status read_policy(sq_planning *p, const sq_plan_options *o, const char *scheme,
                              sq_error *err) {
-    sq_quantize_options q = {.method = o->method, .scheme = scheme, .group_size = o->group_size};
+    sq_quantize_options q = {.method = o->method,
+                             .scheme = scheme,
+                             .group_size = o->group_size,
+                             .symmetric = o->symmetric,
+                             .vision = o->vision};
     p->schemed = scheme != NULL;
     return sq_policy_read(&p->policy, &q, err);
 }
 
 /* What a picture of that size (with frames > 0 a video) takes: the tower, or, where that is more,
- * the decoded original and its resized copy before it. */
+ * the decoded original and its resized copy before it. Where videos are pictures, frame by frame,
+ * all of them wait while one goes through the tower. */
 static sq_status size_picture(const sq_planning *p, int64_t width, int64_t height, int64_t frames,
                               sq_pixels *px, uint64_t *bytes, sq_error *err) {
-    sq_status st = sq_pixels_plan_size(px, &p->preproc, width, height, frames, err);
+    int apart = frames > 0 && p->preproc.kind != SQ_PREPROC_QWEN;
+    sq_preproc how = sq_preproc_for(&p->preproc, apart ? (size_t)frames : 1);
+    sq_status st = sq_pixels_plan_size(px, &how, width, height, apart ? 0 : frames, err);
     if (st == SQ_OK) {
         uint64_t tower = sq_vision_peak(&p->config, px);
         uint64_t shown = (uint64_t)(px->resized_width * px->resized_height);
@@ -48,6 +56,11 @@ static sq_status size_picture(const sq_planning *p, int64_t width, int64_t heigh
             (uint64_t)(px->grid_t * px->grid_h * px->grid_w * px->patch_dim) * sizeof(float);
         uint64_t decode = patches + 3 * ((uint64_t)(width * height) + 2 * shown);
         *bytes = tower > decode ? tower : decode;
+        if (apart) {
+            *bytes += (uint64_t)(frames - 1) * (patches + 3 * (uint64_t)(width * height));
+            px->grid_t *= frames;
+            px->tokens *= frames;
+        }
     }
     return st;
 }
@@ -55,7 +68,7 @@ static sq_status size_picture(const sq_planning *p, int64_t width, int64_t heigh
 /* The program as it is now, its tokenizer when it is there to be opened, and what the first passes
  * leave behind: oneDNN's generated code, stacks of threads, the chat template. */
 static uint64_t program_bytes(const char *model, int files) {
-    enum { FIRST_PASSES = 2500000 }; /* measured on models of 9 MB to 1 GB */
+    enum { FIRST_PASSES = 6500000 }; /* measured on models of 9 MB to 1 GB */
     uint64_t program = sq_peak_rss() + FIRST_PASSES;
     size_t before = sq_memory_used();
     sq_tokenizer *t = NULL;
@@ -65,6 +78,10 @@ static uint64_t program_bytes(const char *model, int files) {
     sq_tokenizer_close(&t);
     return program;
 }
+
+/* Of pictures and of a video's frames, unless they are given. */
+static int64_t width_of(const sq_plan_options *o) { return o->width > 0 ? o->width : 640; }
+static int64_t height_of(const sq_plan_options *o) { return o->height > 0 ? o->height : 480; }
 
 static sq_status open_plan(sq_planning *p, subject *s, const char *model, const sq_plan_options *o,
                            sq_error *err) {
@@ -87,11 +104,11 @@ static sq_status open_plan(sq_planning *p, subject *s, const char *model, const 
             p->preproc.min_pixels = p->preproc.video_min_pixels = 3136;
         }
     }
-    if (o->width > 0) {
+    if (o->width > 0 || o->frames > 0) {
         if (p->config.tower == NULL) {
             return sq_fail(err, SQ_EARG, "'%s' is a text model; it takes no pictures", model);
         }
-        SQ_TRY(size_picture(p, o->width, o->height, o->frames, &p->picture, &p->vision, err));
+        SQ_TRY(size_picture(p, width_of(o), height_of(o), o->frames, &p->picture, &p->vision, err));
     }
 fail:
     return st;
@@ -107,20 +124,12 @@ static uint64_t kv_bytes(const sq_config *c, int64_t context) {
     return sq_plan_kv_token(c) * (uint64_t)sq_round_up(context, SQ_KV_BLOCK);
 }
 
-/* Activations of a sequence. Attention's scores grow by half at a time, and the table before is
- * freed behind the new one. */
-static uint64_t activation_bytes(const sq_config *c, int64_t context) {
-    int64_t table = sq_threads() * SQ_Q_TILE * sq_round_up(context, SQ_KV_BLOCK);
-    return sq_text_peak(c, context) + (uint64_t)table * sizeof(float);
-}
-
-/* A head that is rounded at load is read from the file once, and its pages are given back. */
 uint64_t sq_plan_total(const sq_planning *p, int64_t context, int64_t batch) {
-    uint64_t weights = p->program + sq_plan_weight_bytes(p) + p->head;
+    uint64_t opened = sq_plan_open_bytes(p);
     uint64_t run =
-        weights - (p->round_head ? p->embed : 0) + p->vision +
-        (uint64_t)batch * (kv_bytes(&p->config, context) + activation_bytes(&p->config, context));
-    return run > weights ? run : weights;
+        sq_plan_read_bytes(p, context) + p->vision +
+        (uint64_t)batch * (kv_bytes(&p->config, context) + sq_text_peak(&p->config, context));
+    return p->program + (run > opened ? run : opened);
 }
 
 /* The largest context that fits: totals grow with it. */
@@ -139,27 +148,35 @@ static int64_t largest_context(const sq_planning *p, int64_t batch, uint64_t mem
 
 /* ---- the largest picture and video ---- */
 
-static int picture_fits(const sq_planning *p, int64_t width, int64_t height, int64_t frames,
-                        uint64_t rest) {
-    sq_pixels px;
-    uint64_t bytes;
-    return size_picture(p, width, height, frames, &px, &bytes, NULL) == SQ_OK && bytes <= rest &&
-           px.tokens <= p->config.max_positions;
+/* A conversation of so many tokens at least: a larger picture makes it longer. */
+typedef struct room {
+    const sq_planning *plan;
+    int64_t context, batch;
+    uint64_t memory;
+} room;
+
+static int picture_fits(const room *r, int64_t width, int64_t height, int64_t frames) {
+    sq_planning q = *r->plan;
+    if (size_picture(&q, width, height, frames, &q.picture, &q.vision, NULL) != SQ_OK) {
+        return 0;
+    }
+    int64_t tokens = q.picture.tokens, context = tokens > r->context ? tokens : r->context;
+    return tokens <= q.config.max_positions && sq_plan_total(&q, context, r->batch) <= r->memory;
 }
 
-/* Frames of the size asked for, or of 640 x 480, that fit beside this context. */
-static int64_t most_frames(const sq_planning *p, const sq_plan_options *o, uint64_t rest) {
-    int64_t width = o->width > 0 ? o->width : 640, height = o->width > 0 ? o->height : 480, f = 2;
-    while (f <= 768 && picture_fits(p, width, height, f, rest)) {
+/* Frames of this size that fit, an even number. */
+static int64_t most_frames(const room *r, int64_t width, int64_t height) {
+    int64_t f = 2;
+    while (f <= 768 && picture_fits(r, width, height, f)) {
         f += 2;
     }
     return f - 2;
 }
 
-static int64_t largest_side(const sq_planning *p, uint64_t rest) {
+static int64_t largest_side(const room *r) {
     int64_t best = 0;
     for (int64_t side = 56; side <= 8192; side += 56) {
-        best = picture_fits(p, side, side, 0, rest) ? side : best;
+        best = picture_fits(r, side, side, 0) ? side : best;
     }
     return best;
 }
@@ -210,28 +227,33 @@ static json_t *report_of(const sq_planning *p, const sq_plan_options *o, int64_t
                          uint64_t memory) {
     const sq_config *c = &p->config;
     int64_t batch = o->batch > 0 ? o->batch : 1;
-    uint64_t all = sq_plan_total(p, context, batch), beside = all - p->vision;
-    uint64_t rest = memory > beside ? memory - beside : 0;
+    uint64_t all = sq_plan_total(p, context, batch);
+    room in = {p, context, batch, memory};
     json_t *parts = json_object();
     for (int i = 0; i < SQ_PARTS; i++) {
         json_object_set_new(parts, part_names[i], json_integer((json_int_t)p->part[i]));
     }
     json_t *r = json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, "
-        "s:I, s:I, s:o}",
+        "{s:s, s:s, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+        "s:b, s:I, s:I, s:o}",
         "family", c->arch->title, "scheme", o->scheme == NULL ? "as stored" : o->scheme, "context",
         (json_int_t)context, "batch", (json_int_t)batch, "weights_bytes",
-        (json_int_t)sq_plan_weight_bytes(p), "parts", parts, "rounded_head_bytes",
-        (json_int_t)p->head, "disk_bytes", (json_int_t)p->disk, "program_bytes",
-        (json_int_t)p->program, "kv_bytes_per_token", (json_int_t)sq_plan_kv_token(c), "kv_bytes",
+        (json_int_t)sq_plan_weight_bytes(p), "parts", parts, "resident_weights_bytes",
+        (json_int_t)sq_plan_read_bytes(p, context), "rounded_head_bytes", (json_int_t)p->head,
+        "disk_bytes", (json_int_t)p->disk, "program_bytes", (json_int_t)p->program,
+        "kv_bytes_per_token", (json_int_t)sq_plan_kv_token(c), "kv_bytes",
         (json_int_t)((uint64_t)batch * kv_bytes(c, context)), "activation_bytes",
-        (json_int_t)((uint64_t)batch * activation_bytes(c, context)), "vision_peak_bytes",
+        (json_int_t)((uint64_t)batch * sq_text_peak(c, context)), "vision_peak_bytes",
         (json_int_t)p->vision, "vision_tokens", (json_int_t)p->picture.tokens, "total_bytes",
         (json_int_t)all, "memory_bytes", (json_int_t)memory, "fits", all <= memory,
         "max_context_tokens", (json_int_t)largest_context(p, batch, memory), "max_image_side",
-        (json_int_t)(c->tower == NULL ? 0 : largest_side(p, rest)), "table", table(p, batch));
+        (json_int_t)(c->tower == NULL ? 0 : largest_side(&in)), "table", table(p, batch));
     if (c->tower != NULL) {
-        json_object_set_new(r, "max_frames", json_integer((json_int_t)most_frames(p, o, rest)));
+        json_object_set_new(r, "max_frames",
+                            json_integer((json_int_t)most_frames(&in, width_of(o), height_of(o))));
+        json_object_set_new(r, "frame",
+                            json_pack("{s:I, s:I, s:I}", "width", (json_int_t)width_of(o), "height",
+                                      (json_int_t)height_of(o), "frames", (json_int_t)o->frames));
     }
     return r;
 }
@@ -244,19 +266,40 @@ static sq_status put_work(const sq_planning *p, const subject *s, const sq_plan_
     sq_status st;
     json_object_set_new(r, "schemes", schemes);
     SQ_TRY(scheme_table(p, s, o, memory, schemes, err));
-    if (!p->schemed) {
-        SQ_TRY(read_policy(&q, o, "w4a16", err));
-        SQ_TRY(sq_plan_weights(&q, s->model, 0, err));
-    }
-    if (sq_policy_needs_data(&q.policy)) {
-        json_object_set_new(r, "calibration", sq_plan_calibration(&q, o));
-    }
     json_t *times = o->rates ? sq_plan_times(p, o, context) : NULL;
     if (times != NULL) {
         json_object_set_new(r, "times", times);
     }
+    if (!p->schemed && p->packed[SQ_PART_TEXT] > 0) {
+        return SQ_OK; /* quantized already */
+    }
+    if (!p->schemed) {
+        SQ_TRY(read_policy(&q, o, "w4a16", err));
+        SQ_TRY(sq_plan_weights(&q, s->model, 0, err));
+    }
+    json_t *calibration = sq_plan_calibration(&q, o);
+    if (calibration != NULL) {
+        json_object_set_new(r, "calibration", calibration);
+    }
+    json_object_set_new(r, "quantize", sq_plan_quantize(&q, o));
 fail:
     return st;
+}
+
+/* What is asked for, or 4096 tokens, as far as the model's positions go; a picture must fit in. */
+static sq_status choose_context(const sq_planning *p, int64_t asked, int64_t *out, sq_error *err) {
+    int64_t most = p->config.max_positions, seen = p->picture.tokens;
+    int64_t plain = seen > 4096 ? seen : 4096;
+    *out = asked > 0 ? asked : plain < most ? plain : most;
+    if (*out > most || seen > most) {
+        return sq_fail(err, SQ_ELIMIT,
+                       "the model's positions end before; got %lld tokens, wanted at most %lld",
+                       (long long)(*out > most ? *out : seen), (long long)most);
+    }
+    return seen <= *out ? SQ_OK
+                        : sq_fail(err, SQ_EARG,
+                                  "--context: got %lld tokens, wanted the picture's %lld at least",
+                                  (long long)*out, (long long)seen);
 }
 
 sq_status sq_plan_memory(const char *model, const sq_plan_options *options, char **report,
@@ -277,14 +320,8 @@ sq_status sq_plan_memory(const char *model, const sq_plan_options *options, char
         goto fail;
     }
     SQ_TRY(open_plan(&p, &s, model, o, err));
-    int64_t most = p.config.max_positions, context = o->context > 0 ? o->context : 4096;
-    if (o->context > most) {
-        st = sq_fail(err, SQ_ELIMIT,
-                     "the model's positions end before; got %lld tokens, wanted at most %lld",
-                     (long long)o->context, (long long)most);
-        goto fail;
-    }
-    context = context < most ? context : most;
+    int64_t context;
+    SQ_TRY(choose_context(&p, o->context, &context, err));
     uint64_t memory = o->memory > 0 ? o->memory : sq_memory_room();
     uint64_t all = sq_plan_total(&p, context, o->batch > 0 ? o->batch : 1);
     r = report_of(&p, o, context, memory);

@@ -16,8 +16,10 @@ typedef struct sq_planning {
     int schemed;                   /* a scheme was given: linears are counted as it stores them */
     int dense;                     /* bytes of an element that is not quantized */
     uint64_t part[SQ_PARTS], disk; /* weights in memory by part, and in files */
+    uint64_t packed[SQ_PARTS];     /* of these, what is packed when the model is opened; the rest
+                                      are the files' pages, in memory once they are read */
     uint64_t linear[SQ_PARTS];     /* how many weights its linears have */
-    uint64_t embed;                /* bytes of the embeddings */
+    int bits, act_bits;            /* of packed linears of a file: the first one's */
     int round_head;                /* running it rounds a dense head: sq_model_set_head */
     uint64_t head;                 /* what the rounded head takes */
     uint64_t program;              /* bytes of the process before any model */
@@ -31,6 +33,11 @@ typedef struct sq_planning {
  * there are some. */
 sq_status sq_plan_weights(sq_planning *p, const char *model, int files, sq_error *err);
 uint64_t sq_plan_weight_bytes(const sq_planning *p);
+/* The weights of a conversation once they are read: the tower's pages only with a picture, of
+ * embeddings that are no head's only a window. */
+uint64_t sq_plan_read_bytes(const sq_planning *p, int64_t context);
+/* While the model is opened: packed weights, and the matrix that a rounded head is made from. */
+uint64_t sq_plan_open_bytes(const sq_planning *p);
 
 /* ---- run: plan.c ---- */
 
@@ -39,12 +46,17 @@ uint64_t sq_plan_total(const sq_planning *p, int64_t context, int64_t batch);
 
 /* ---- work and time: plan_work.c ---- */
 
-/* {"samples", "seq", "tokens", "activation_bytes", "statistics_bytes", "statistics_file_bytes",
- * "work_bytes", "total_bytes", "disk_bytes", "method"}: memory and disk of quantize with data. */
+/* Of the data that quantize works from: {"samples", "seq", "tokens", "activation_bytes",
+ * "statistics_bytes" (of the largest stage), "statistics_file_bytes", "total_bytes" (of
+ * `calibrate`)}; NULL for a method that needs none. */
 json_t *sq_plan_calibration(const sq_planning *p, const sq_plan_options *o);
+/* {"method", "work_bytes" (of the largest tap), "stage_bytes" (of the largest stage, or of
+ * embedding the samples; beside their activations), "verify_bytes", "total_bytes" (the whole
+ * command at its peak), "disk_bytes"}. */
+json_t *sq_plan_quantize(const sq_planning *p, const sq_plan_options *o);
 /* Measures this machine (under a second) and forecasts from it: {"read_bytes_per_s",
- * "f32_flop_per_s", "prefill_s", "prefill_tokens_per_s", "decode_tokens_per_s", "vision_s",
- * "calibrate_s"}. */
+ * "prefill_flop_per_s", "vision_flop_per_s", "prefill_s", "prefill_tokens_per_s",
+ * "decode_tokens_per_s", "vision_s", "calibrate_s"}. */
 json_t *sq_plan_times(const sq_planning *p, const sq_plan_options *o, int64_t context);
 
 #endif

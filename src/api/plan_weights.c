@@ -12,23 +12,37 @@ static int is_linear(const char *name, int rank) {
     return rank == 2 && strstr(name, "embed") == NULL;
 }
 
+/* Whether a scheme of its part can apply to it. */
+static int is_matrix(const char *name, sq_part part, int rank) {
+    return is_linear(name, rank) || (part == SQ_PART_EMBED && rank == 2);
+}
+
+/* "NAME.weight" or another tensor of the module. */
+static int of_module(const char *name, const char *module) {
+    size_t n = strlen(module);
+    return strncmp(name, module, n) == 0 && name[n] == '.';
+}
+
 static sq_status count_tensor(void *user, const char *name, sq_part part, int rank,
                               const int64_t *shape, sq_error *err) {
     sq_planning *p = user;
     int64_t n = shape[0], k = 1;
+    part = of_module(name, p->config.text->embed) ? SQ_PART_EMBED : part;
     (void)err;
     for (int i = 1; i < rank; i++) {
         k *= shape[i];
     }
     const sq_part_policy *q = &p->policy.part[part];
-    if (!p->schemed || !is_linear(name, rank) || part == SQ_PART_HEAD || q->bits == 0) {
+    if (!p->schemed || !is_matrix(name, part, rank) || q->bits == 0) {
         p->part[part] += (uint64_t)(n * k * p->dense);
         p->disk += (uint64_t)(n * k * p->dense);
         return SQ_OK;
     }
     int64_t group = q->group < 0 ? k : q->group, kp = sq_round_up(k, group), groups = kp / group;
     int64_t stored = q->act_bits != 0 ? kp : sq_round_up(kp * q->bits, 32) / 8;
-    p->part[part] += sq_packed_bytes(q->bits, n, kp, group, q->symmetric ? 2 : 3);
+    uint64_t packed = sq_packed_bytes(q->bits, n, kp, group, q->symmetric ? 2 : 3);
+    p->part[part] += packed;
+    p->packed[part] += packed;
     p->disk +=
         (uint64_t)(n * (stored + groups * 2) + (q->symmetric ? 0 : n * groups * q->bits / 8));
     return SQ_OK;
@@ -76,9 +90,15 @@ static int exact_in_f16(const sq_tensor *t) {
     return 1;
 }
 
+static int holds_codes(const sq_tensor *t) {
+    return sq_dtype_block(t->dtype) > 1 || ends_with(t->name, ".weight_packed") ||
+           ends_with(t->name, ".qweight") || (t->dtype == SQ_I8 && ends_with(t->name, ".weight"));
+}
+
 /* Scales become f16 or f32 and bring offsets where there are zero points, which go into these;
  * orders of columns are held both ways, ggml's blocks become 4- or 8-bit rows. */
-static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_tensor *t) {
+static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_tensor *t,
+                          int *packed) {
     static const char *const gone[] = {".weight_zero_point", ".weight_shape", ".qzeros", ".g_idx",
                                        ".weight_g_idx"};
     static const char *const scale[][2] = {{".weight_scale", ".weight_zero_point"},
@@ -89,6 +109,7 @@ static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_
     } blocks[] = {{SQ_Q4_0, 4, 32, 2}, {SQ_Q4_1, 4, 32, 8}, {SQ_Q5_0, 8, 32, 3},
                   {SQ_Q5_1, 8, 32, 8}, {SQ_Q8_0, 8, 32, 2}, {SQ_Q4_K, 4, 32, 8},
                   {SQ_Q5_K, 8, 32, 8}, {SQ_Q6_K, 8, 16, 8}};
+    *packed = 1;
     for (size_t i = 0; i < sizeof gone / sizeof *gone; i++) {
         if (ends_with(t->name, gone[i])) {
             return 0;
@@ -123,24 +144,37 @@ static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_
     if (ends_with(t->name, ".weight_packed") && t->rank == 2) {
         return (uint64_t)(sq_round_up(t->shape[0], 16) * t->shape[1] * 4);
     }
+    *packed = holds_codes(t) || t->owned;
     return t->bytes;
 }
 
 static sq_part part_of(const sq_config *c, const char *file_name) {
     char name[512];
-    if (c->tower == NULL) {
-        return SQ_PART_TEXT;
-    }
     sq_arch_canonical(c->arch, file_name, name, sizeof name);
-    return strncmp(name, "visual.merger.", 14) == 0 || strstr(name, "projector.") != NULL
+    return of_module(name, c->text->embed)  ? SQ_PART_EMBED
+           : of_module(name, c->text->head) ? SQ_PART_HEAD
+           : c->tower == NULL               ? SQ_PART_TEXT
+           : strncmp(name, "visual.merger.", 14) == 0 || strstr(name, "projector.") != NULL
                ? SQ_PART_MERGER
            : strncmp(name, "vis", 3) == 0 ? SQ_PART_VISION
                                           : SQ_PART_TEXT;
 }
 
-static int holds_codes(const sq_tensor *t) {
-    return sq_dtype_block(t->dtype) > 1 || ends_with(t->name, ".weight_packed") ||
-           ends_with(t->name, ".qweight") || (t->dtype == SQ_I8 && ends_with(t->name, ".weight"));
+/* The part that the head is of. */
+static sq_part head_of(const sq_config *c) { return c->tied ? SQ_PART_EMBED : SQ_PART_HEAD; }
+
+/* How the products of packed codes run: bits of the weights, and of the inputs where these are
+ * rounded. */
+static void note_scheme(sq_planning *p, const sq_qconfig *q, const sq_tensor *t) {
+    char stem[512];
+    sq_ct_scheme s = {.bits = sq_dtype_size(t->dtype) * 8 > 6 * sq_dtype_block(t->dtype) ? 8 : 4};
+    const char *dot = strrchr(t->name, '.');
+    snprintf(stem, sizeof stem, "%.*s", dot == NULL ? 0 : (int)(dot - t->name), t->name);
+    if (q != NULL) {
+        sq_qconfig_scheme(q, stem, &s);
+    }
+    p->bits = s.bits;
+    p->act_bits = s.act_bits;
 }
 
 static sq_status count_file(sq_planning *p, const char *model, sq_error *err) {
@@ -151,17 +185,21 @@ static sq_status count_file(sq_planning *p, const char *model, sq_error *err) {
     if (json_is_object(how) && sq_qconfig_open(&q, how, NULL) != SQ_OK) {
         q = NULL; /* opening the model says why */
     }
-    int quantized = 0, head = 0;
+    int quantized = 0;
     for (size_t i = 0; st == SQ_OK && i < sq_checkpoint_count(c); i++) {
         const sq_tensor *t = sq_checkpoint_at(c, i);
-        int codes = holds_codes(t);
-        quantized |= codes;
-        head |= codes && (strstr(t->name, "embed") != NULL || strstr(t->name, "lm_head") != NULL ||
-                          strncmp(t->name, "output.", 7) == 0);
+        sq_part part = part_of(&p->config, t->name);
+        int packed = 0;
+        uint64_t bytes = in_memory(c, q, t, &packed);
+        quantized |= holds_codes(t) && part < SQ_PART_HEAD;
+        if (holds_codes(t) && part == SQ_PART_TEXT && p->bits == 0) {
+            note_scheme(p, q, t);
+        }
         p->disk += t->bytes;
-        p->part[part_of(&p->config, t->name)] += in_memory(c, q, t);
+        p->part[part] += bytes;
+        p->packed[part] += packed ? bytes : 0;
     }
-    p->round_head = quantized && !head;
+    p->round_head = quantized && p->packed[head_of(&p->config)] == 0;
     sq_qconfig_close(&q);
     sq_checkpoint_close(&c);
     return st;
@@ -170,14 +208,14 @@ static sq_status count_file(sq_planning *p, const char *model, sq_error *err) {
 sq_status sq_plan_weights(sq_planning *p, const char *model, int files, sq_error *err) {
     sq_status st;
     memset(p->part, 0, sizeof p->part);
+    memset(p->packed, 0, sizeof p->packed);
     memset(p->linear, 0, sizeof p->linear);
     p->disk = 0;
-    p->embed = (uint64_t)(p->config.dims[SQ_D_VOCAB] * p->config.dims[SQ_D_HIDDEN] * p->dense);
     SQ_TRY(sq_config_tensors(&p->config, count_linear, p, err));
     st = !p->schemed && files ? count_file(p, model, err)
                               : sq_config_tensors(&p->config, count_tensor, p, err);
     if (p->schemed) {
-        p->round_head = p->policy.part[SQ_PART_TEXT].bits > 0;
+        p->round_head = p->packed[SQ_PART_TEXT] > 0 && p->packed[head_of(&p->config)] == 0;
     }
     const int64_t *d = p->config.dims;
     p->head = p->round_head
@@ -191,6 +229,33 @@ uint64_t sq_plan_weight_bytes(const sq_planning *p) {
     uint64_t sum = 0;
     for (int i = 0; i < SQ_PARTS; i++) {
         sum += p->part[i];
+    }
+    return sum;
+}
+
+/* Dense weights of a part: the files' pages. */
+static uint64_t pages(const sq_planning *p, sq_part part) {
+    return p->part[part] - p->packed[part];
+}
+
+uint64_t sq_plan_read_bytes(const sq_planning *p, int64_t context) {
+    uint64_t sum = sq_plan_weight_bytes(p) + p->head, embed = pages(p, SQ_PART_EMBED);
+    if (p->vision == 0) {
+        sum -= pages(p, SQ_PART_VISION) + pages(p, SQ_PART_MERGER);
+    }
+    if (p->round_head && !p->config.tied) {
+        sum -= pages(p, SQ_PART_HEAD); /* read once, and given back */
+    }
+    if (p->round_head || !p->config.tied) {
+        sum -= embed - sq_embed_window(&p->config, context, embed);
+    }
+    return sum;
+}
+
+uint64_t sq_plan_open_bytes(const sq_planning *p) {
+    uint64_t sum = p->round_head ? p->head + pages(p, head_of(&p->config)) : 0;
+    for (int i = 0; i < SQ_PARTS; i++) {
+        sum += p->packed[i];
     }
     return sum;
 }

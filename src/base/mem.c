@@ -7,16 +7,68 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
-enum { ALIGN = 64, HUGE_PAGE = 2 << 20 };
+enum {
+    ALIGN = 64,
+    HUGE_PAGE = 2 << 20,
+    MAPPED = 256 << 10, /* bytes of a block that is mapped by itself */
+};
 
-static atomic_size_t mem_used, mem_limit;
+/* Under AddressSanitizer every block is the heap's, which it watches. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define WATCHED_HEAP 1
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define WATCHED_HEAP 1
+#endif
+#ifndef WATCHED_HEAP
+#define WATCHED_HEAP 0
+#endif
+
+static atomic_size_t mem_used, mem_peak, mem_limit;
 static atomic_long mem_fail_after;
 
-/* The size stands in front of the block so that sq_free can give it back to the count. */
-void *sq_alloc_raw(size_t count, size_t size, const char *what, sq_error *err) {
+/* Large blocks are mapped, so that freeing one gives it back to the system: a heap keeps what lies
+ * below any block that is still used, and grows with every layer of a model. */
+static int is_mapped(size_t bytes) { return !WATCHED_HEAP && bytes >= MAPPED; }
+
+/* With the header, in whole pages. */
+static size_t mapped_size(size_t bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    return (bytes + ALIGN + page - 1) / page * page;
+}
+
+/* From two huge pages on a block starts at one: weights are read from end to end, with fewer faults
+ * and fewer misses of the TLB. */
+static void *map_block(size_t bytes) {
+    size_t size = mapped_size(bytes), spare = bytes >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : 0;
+    char *p = mmap(NULL, size + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) {
+        return NULL;
+    }
+    if (spare > 0) {
+        size_t front = (size_t)(-(uintptr_t)p % HUGE_PAGE);
+        if (front > 0) {
+            munmap(p, front);
+        }
+        p += front;
+        if (front < spare) {
+            munmap(p + size, spare - front);
+        }
+#ifdef MADV_HUGEPAGE
+        madvise(p, size, MADV_HUGEPAGE);
+#endif
+    }
+    return p;
+}
+
+/* The size stands in front of the block so that sq_free can give it back to the count. *zeroed: the
+ * block is zeros already, none of which takes memory before it is written. */
+static void *take(size_t count, size_t size, const char *what, int *zeroed, sq_error *err) {
     size_t bytes, total;
-    if (!sq_mul(count, size, &bytes) || !sq_add(bytes, 2 * ALIGN, &total)) {
+    if (!sq_mul(count, size, &bytes) || !sq_add(bytes, 2 * (size_t)HUGE_PAGE, &total)) {
         sq_fail(err, SQ_ENOMEM, "size of %s overflows; got %zu x %zu bytes", what, count, size);
         return NULL;
     }
@@ -35,24 +87,33 @@ void *sq_alloc_raw(size_t count, size_t size, const char *what, sq_error *err) {
         return NULL;
     }
     void *base = NULL;
-    size_t align = bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : ALIGN;
-    if (posix_memalign(&base, align, bytes + ALIGN) != 0) {
+    *zeroed = is_mapped(bytes);
+    if (*zeroed) {
+        base = map_block(bytes);
+    } else if (posix_memalign(&base, ALIGN, bytes + ALIGN) != 0) {
+        base = NULL;
+    }
+    if (base == NULL) {
         atomic_fetch_sub(&mem_used, bytes);
         sq_fail_nomem(err, what, bytes);
         return NULL;
     }
-#ifdef MADV_HUGEPAGE
-    if (align == HUGE_PAGE) { /* weights are read from end to end: fewer faults, fewer TLB misses */
-        madvise(base, bytes, MADV_HUGEPAGE);
+    for (size_t peak = atomic_load(&mem_peak);
+         now > peak && !atomic_compare_exchange_weak(&mem_peak, &peak, now);) {
     }
-#endif
     memcpy(base, &bytes, sizeof bytes);
     return (char *)base + ALIGN;
 }
 
+void *sq_alloc_raw(size_t count, size_t size, const char *what, sq_error *err) {
+    int zeroed;
+    return take(count, size, what, &zeroed, err);
+}
+
 void *sq_alloc(size_t count, size_t size, const char *what, sq_error *err) {
-    void *p = sq_alloc_raw(count, size, what, err);
-    if (p != NULL) {
+    int zeroed;
+    void *p = take(count, size, what, &zeroed, err);
+    if (p != NULL && !zeroed) {
         memset(p, 0, count * size);
     }
     return p;
@@ -66,7 +127,11 @@ void sq_free(void *p) {
     size_t bytes;
     memcpy(&bytes, base, sizeof bytes);
     atomic_fetch_sub(&mem_used, bytes);
-    free(base);
+    if (is_mapped(bytes)) {
+        munmap(base, mapped_size(bytes));
+    } else {
+        free(base);
+    }
 }
 
 sq_status sq_grow(void **p, size_t used, size_t count, size_t size, const char *what,
@@ -94,6 +159,8 @@ char *sq_strdup(const char *s, sq_error *err) {
 
 void sq_memory_limit(size_t bytes) { atomic_store(&mem_limit, bytes); }
 size_t sq_memory_used(void) { return atomic_load(&mem_used); }
+size_t sq_memory_peak(void) { return atomic_load(&mem_peak); }
+void sq_memory_peak_reset(void) { atomic_store(&mem_peak, sq_memory_used()); }
 void sq_memory_fail_after(long n) { atomic_store(&mem_fail_after, n); }
 
 static size_t system_room(void) {

@@ -1,4 +1,5 @@
-/* Checked sizes, aligned allocation, a bump arena and a growable byte buffer. */
+/* Checked sizes, aligned allocation, a bump arena and a growable byte buffer. Large blocks are
+ * mapped by themselves and go back to the system when they are freed. */
 #ifndef SQ_BASE_MEM_H
 #define SQ_BASE_MEM_H
 
@@ -32,6 +33,9 @@ char *sq_strdup(const char *s, sq_error *err);
 /* Limit in bytes on what sq_alloc hands out in the whole process; 0 is none. */
 void sq_memory_limit(size_t bytes);
 size_t sq_memory_used(void);
+/* The most that was used at once since the start, or since the last reset. */
+size_t sq_memory_peak(void);
+void sq_memory_peak_reset(void);
 /* Bytes that may still be had: what is left of the limit, and not more than the system has
  * available (MemAvailable of /proc/meminfo, where there is one). */
 size_t sq_memory_room(void);

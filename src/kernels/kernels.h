@@ -286,11 +286,12 @@ size_t sq_kernels_available(const sq_kernels **tables, size_t max);
 /* Space-separated CPU flags that matter here. */
 const char *sq_cpu_flags(void);
 /* Measured on the spot, all threads: bytes read a second; GFLOP/s of an f32 product, of the bf16
- * tile (0: the CPU has none) and of a product of 8-bit integers, inputs' rounding included. */
+ * tile in the cache (0: the CPU has none), and of a product with weights of 4 or 8 bits whose
+ * inputs are rounded so. */
 double sq_measure_bandwidth(void);
 double sq_measure_sgemm(void);
 double sq_measure_bf16(void);
-double sq_measure_int8(void);
+double sq_measure_rounded(int bits, sq_rounding how);
 /* Threads of every later product and measurement, whichever thread calls; 0: as OpenMP starts with
  * (OMP_NUM_THREADS or all). */
 void sq_set_threads(int n);

@@ -34,14 +34,20 @@ double sq_measure_bandwidth(void) {
     return sink == 0 ? best : 0;
 }
 
+/* Numbers for x[n][n], weights [n][n] and y[n][n], all written: pages that are not are one. */
+static float *squares(int64_t n) {
+    float *p = sq_alloc_raw((size_t)(3 * n * n), sizeof *p, "the product test", NULL);
+    for (int64_t i = 0; p != NULL && i < 3 * n * n; i++) {
+        p[i] = (float)(i * 2654435761 % 2001 - 1000) * 1e-3f;
+    }
+    return p;
+}
+
 double sq_measure_sgemm(void) {
     const int64_t n = 1024;
-    float *p = sq_alloc((size_t)(3 * n * n), sizeof *p, "the product test", NULL);
-    if (p == NULL) {
-        return 0;
-    }
+    float *p = squares(n);
     double best = 0;
-    for (int run = 0; run < 5; run++) {
+    for (int run = 0; p != NULL && run < 5; run++) {
         double t = sq_now();
         sq_sgemm(1, n, n, n, 1.0f, p, n, p + n * n, n, 0.0f, p + 2 * n * n, n);
         double rate = 2e-9 * (double)(n * n * n) / (sq_now() - t);
@@ -75,29 +81,24 @@ double sq_measure_bf16(void) {
     return failed > 0 ? 0 : best;
 }
 
-double sq_measure_int8(void) {
-    enum { N = 384, K = 512, ROWS = 512, TIMES = 4 };
+/* 256 rows, as a prompt's chunk; 0 without memory. */
+double sq_measure_rounded(int bits, sq_rounding how) {
+    const int64_t n = 1024, rows = 256;
+    float *p = squares(n);
+    sq_weight dense, w = {0};
     double best = 0;
-    sq_weight w;
-    uint8_t *codes = sq_alloc((size_t)N * K, 1, "the product test", NULL);
-    float *x = sq_alloc((size_t)ROWS * (N + K) + N, sizeof *x, "the product test", NULL);
-    if (codes == NULL || x == NULL ||
-        sq_weight_codes(&w, 8, codes, x, NULL, N, K, K, K, NULL) != SQ_OK) {
-        sq_free(codes);
-        sq_free(x);
+    if (p == NULL || sq_weight_dense(&dense, SQ_F32, p + n * n, n, n, NULL) != SQ_OK ||
+        sq_weight_round(&w, &dense, bits, NULL) != SQ_OK) {
+        sq_free(p);
         return 0;
     }
-    const sq_product p = {&w, NULL, x + ROWS * K, N};
     for (int run = 0; run < 5; run++) {
         double t = sq_now();
-        for (int i = 0; i < TIMES; i++) {
-            sq_matmul_rounded(&p, 1, SQ_ROUND_8_SYMMETRIC, x, K, ROWS);
-        }
-        double rate = 2e-9 * N * K * ROWS * TIMES / (sq_now() - t);
+        sq_matmul_rounded(&(sq_product){&w, NULL, p + 2 * n * n, n}, 1, how, p, n, rows);
+        double rate = 2e-9 * (double)(rows * n * n) / (sq_now() - t);
         best = rate > best ? rate : best;
     }
     sq_weight_free(&w);
-    sq_free(codes);
-    sq_free(x);
+    sq_free(p);
     return best;
 }

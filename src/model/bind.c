@@ -480,6 +480,12 @@ void sq_net_close(sq_net **net) {
     *net = NULL;
 }
 
+void sq_net_release(const sq_net *n) {
+    for (size_t i = 0; i < sq_checkpoint_count(n->ckpt); i++) {
+        sq_tensor_release(sq_checkpoint_at(n->ckpt, i));
+    }
+}
+
 static sq_status use_bf16(void *user, sq_linear *l, sq_error *err) {
     (void)user;
     (void)err;

@@ -72,6 +72,8 @@ typedef struct sq_net_options {
  * packed into the kernels' layout. */
 sq_status sq_net_open(sq_net **out, const char *dir, sq_error *err);
 void sq_net_close(sq_net **n);
+/* Gives back the pages of the files that have been read; they come again when they are needed. */
+void sq_net_release(const sq_net *n);
 
 /* From now on dense BF16 linears of the blocks round their inputs to bf16, as other engines do with
  * such a checkpoint: twice as fast where the CPU multiplies bf16 pairs, else without effect. At
@@ -135,6 +137,11 @@ size_t sq_vision_peak(const sq_config *c, const sq_pixels *px);
 
 /* Bytes beside weights and KV cache that a sequence of so many tokens takes at its peak. */
 size_t sq_text_peak(const sq_config *c, int64_t context);
+/* Of these, what the layers work in: all that a pass of calibration takes. */
+size_t sq_text_work(const sq_config *c, int64_t context);
+/* Bytes of the embeddings' pages that are in memory at once where they are dense and no head reads
+ * them: of the rows of a chunk, each with what the system maps around it. */
+size_t sq_embed_window(const sq_config *c, int64_t context, size_t bytes);
 
 /* h[n][hidden] = embeddings of ids. */
 void sq_embed(const sq_net *n, const int32_t *ids, int64_t count, float *h);

@@ -133,6 +133,14 @@ static sq_status remember(sq_seq *s, const int32_t *ids, int64_t n, sq_error *er
     return SQ_OK;
 }
 
+/* Rows are scattered over a matrix that is nothing else's: their pages, and those that the system
+ * maps around each, would add up to all of it in a long conversation. */
+static void release_embeddings(const sq_net *n) {
+    if (n->embed.file != NULL && n->head.weight.data != n->embed.weight.data) {
+        sq_tensor_release(n->embed.file);
+    }
+}
+
 static sq_status feed_chunk(sq_seq *s, const sq_prompt *p, features *f, int64_t at, int64_t n,
                             sq_logits_fn each, void *user, sq_error *err) {
     int64_t width = s->net->config.dims[SQ_D_HIDDEN];
@@ -145,6 +153,7 @@ static sq_status feed_chunk(sq_seq *s, const sq_prompt *p, features *f, int64_t 
     if (each != NULL) {
         SQ_TRY(give_logits(s, at, n, each, user, err));
     }
+    release_embeddings(s->net);
     if (at + n == (int64_t)p->ids.len) {
         SQ_TRY(sq_logits(s->net, s->work, s->h + (n - 1) * width, 1, s->logits, err));
     }
@@ -192,6 +201,9 @@ sq_status sq_seq_push(sq_seq *s, int32_t id, sq_error *err) {
     SQ_TRY(sq_text_forward(s->net, s->work, &s->kv, pos, s->h, 1, err));
     SQ_TRY(sq_logits(s->net, s->work, s->h, 1, s->logits, err));
     SQ_TRY(remember(s, &id, 1, err));
+    if (s->kv.tokens % DEFAULT_CHUNK == 0) {
+        release_embeddings(s->net);
+    }
     return SQ_OK;
 fail:
     sq_seq_truncate(s, before);

@@ -255,17 +255,32 @@ sq_status sq_logits(const sq_net *n, sq_work *w, const float *h, int64_t count, 
     return SQ_OK;
 }
 
-size_t sq_text_peak(const sq_config *c, int64_t context) {
+enum { FEED = 512 }; /* of sq_seq_feed */
+
+size_t sq_text_work(const sq_config *c, int64_t context) {
     const int64_t *d = c->dims;
-    int64_t rows = context < SQ_CHUNK ? context : SQ_CHUNK, feed = 512; /* of sq_seq_feed */
+    int64_t rows = context < SQ_CHUNK ? context : SQ_CHUNK;
     int64_t floats = rows * (d[SQ_D_HIDDEN] + 2 * d[SQ_D_Q] + 2 * d[SQ_D_KV] + 2 * d[SQ_D_INTER]);
     int64_t space = sq_cached_floats(c->heads, c->kv_heads, c->head_dim, rows, context);
     int64_t one = sq_cached_floats(c->heads, c->kv_heads, c->head_dim, 1, context);
-    space = space > one ? space : one;
     int64_t widest = d[SQ_D_INTER] > d[SQ_D_HIDDEN] ? d[SQ_D_INTER] : d[SQ_D_HIDDEN];
     int64_t panel = 16 * widest > (128 << 10) ? 16 * widest : 128 << 10;
-    floats += space + space / 2 + feed * (d[SQ_D_HIDDEN] + c->head_dim) + d[SQ_D_VOCAB];
+    floats += space > one ? space : one; /* what it may grow by is not touched before */
     floats += sq_threads() * panel + sq_rounded_floats(rows, widest); /* the products' own */
-    floats += 4 * context;                                            /* positions, ids */
     return (size_t)floats * sizeof(float);
+}
+
+size_t sq_text_peak(const sq_config *c, int64_t context) {
+    const int64_t *d = c->dims;
+    int64_t feed = context < FEED ? context : FEED;
+    int64_t floats = feed * (d[SQ_D_HIDDEN] + c->head_dim) + d[SQ_D_VOCAB];
+    floats += 4 * context; /* positions, ids */
+    return sq_text_work(c, context) + (size_t)floats * sizeof(float);
+}
+
+size_t sq_embed_window(const sq_config *c, int64_t context, size_t bytes) {
+    const size_t around = 64 << 10; /* Linux maps 16 pages where one is missing */
+    size_t rows = (size_t)(context < FEED ? context : FEED);
+    size_t window = rows * (around + bytes / (size_t)c->dims[SQ_D_VOCAB]);
+    return window < bytes ? window : bytes;
 }

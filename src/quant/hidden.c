@@ -110,6 +110,14 @@ static void divide(sq_hidden *h, size_t width) {
     }
 }
 
+/* Gives back what a stage worked in and the pages of the weights that it read: what comes next may
+ * need as much. */
+static sq_status end_stage(sq_hidden *h, sq_error *err) {
+    sq_work_close(&h->work);
+    sq_net_release(h->net);
+    return sq_work_open(&h->work, h->net, err);
+}
+
 sq_status sq_hidden_open(sq_hidden *h, const sq_net *net, sq_samples *samples,
                          const sq_hidden_options *o, const sq_progress *progress, sq_error *err) {
     *h = (sq_hidden){.net = net, .n = samples->n};
@@ -140,6 +148,7 @@ sq_status sq_hidden_open(sq_hidden *h, const sq_net *net, sq_samples *samples,
             goto fail;
         }
     }
+    SQ_TRY(end_stage(h, err));
     return SQ_OK;
 fail:
     sq_hidden_close(h);
@@ -211,8 +220,9 @@ static sq_status pictures(sq_hidden *h, const sq_stage *stage, const sq_tap_sink
 
 sq_status sq_hidden_stage(sq_hidden *h, const sq_stage *stage, const sq_tap_sink *sink, int look,
                           sq_error *err) {
-    return stage->part == SQ_PART_TEXT ? text_layer(h, (int)stage->index, sink, look, err)
-                                       : pictures(h, stage, sink, look, err);
+    sq_status st = stage->part == SQ_PART_TEXT ? text_layer(h, (int)stage->index, sink, look, err)
+                                               : pictures(h, stage, sink, look, err);
+    return st == SQ_OK ? end_stage(h, err) : st;
 }
 
 void sq_hidden_close(sq_hidden *h) {

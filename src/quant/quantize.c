@@ -233,6 +233,8 @@ static sq_status make_folder(sq_job *j, const char *model, const char *out) {
     double t = sq_now();
     SQ_TRY(sq_output_finish(&j->out, j->layers, options, j->err));
     j->write_s += sq_now() - t;
+    sq_hidden_close(&j->hidden); /* verifying opens the result, and needs none of it */
+    sq_samples_close(&j->samples);
 fail:
     json_decref(options);
     return st;

@@ -248,6 +248,7 @@ static void check_values(sq_verify_state *v) {
             t->shape[t->rank - 1] > 0) {
             scales += bad_scales(v, t, worst_s, sizeof worst_s);
         }
+        sq_tensor_release(t);
     }
     sq_verify_line(v, "constant codes", constant == 0, (double)constant, 0, "%s",
                    constant == 0 ? "none" : worst_c);

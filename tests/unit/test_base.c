@@ -1,7 +1,9 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -64,6 +66,63 @@ static void memory_limits(void **state) {
     sq_arena_free(&a);
 }
 
+static size_t resident(void) {
+    long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (f != NULL && fscanf(f, "%*s %ld", &pages) != 1) {
+        pages = 0;
+    }
+    if (f != NULL) {
+        fclose(f);
+    }
+    return (size_t)pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Large blocks that are freed go back to the system, whatever is still used beside them; they are
+ * zeros when that was asked for, and take nothing before they are written. */
+static void large_blocks_go_back(void **state) {
+    enum { N = 64, BYTES = 900 << 10 };
+    (void)state;
+    unsigned char *large[N];
+    void *small[N];
+    sq_error err = {0};
+    size_t before = resident(), used = sq_memory_used();
+    if (before == 0) {
+        skip();
+    }
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < N; i++) {
+            large[i] = sq_alloc(BYTES, 1, "x", &err);
+            small[i] = sq_alloc(1000, 1, "x", &err);
+            assert_non_null(large[i]);
+            assert_int_equal((uintptr_t)large[i] % 64, 0);
+            for (size_t k = 0; k < BYTES; k += 977) {
+                assert_int_equal(large[i][k], 0);
+            }
+            memset(large[i], 1, BYTES);
+        }
+        for (int i = 0; i < N; i++) {
+            sq_free(large[i]);
+        }
+#if !defined(__SANITIZE_ADDRESS__)
+        assert_true(resident() < before + (8 << 20));
+#endif
+        for (int i = 0; i < N; i++) {
+            sq_free(small[i]);
+        }
+    }
+    sq_memory_peak_reset();
+    char *huge = sq_alloc_raw((size_t)9 << 20, 1, "x", &err);
+    assert_non_null(huge);
+    assert_int_equal(sq_memory_peak(), used + ((size_t)9 << 20));
+    memset(huge, 1, (size_t)9 << 20);
+    void *p = huge;
+    assert_int_equal(sq_grow(&p, 100, (size_t)11 << 20, 1, "x", &err), SQ_OK);
+    assert_int_equal(((char *)p)[99], 1);
+    sq_free(p);
+    assert_int_equal(sq_memory_used(), used);
+}
+
 static void files(void **state) {
     (void)state;
     char dir[] = "/tmp/squint-base-XXXXXX";
@@ -110,9 +169,9 @@ static void numbers_of_any_length(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(f16_round_trip),        cmocka_unit_test(bf16_rounding),
-        cmocka_unit_test(memory_limits),         cmocka_unit_test(files),
-        cmocka_unit_test(numbers_of_any_length),
+        cmocka_unit_test(f16_round_trip), cmocka_unit_test(bf16_rounding),
+        cmocka_unit_test(memory_limits),  cmocka_unit_test(large_blocks_go_back),
+        cmocka_unit_test(files),          cmocka_unit_test(numbers_of_any_length),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }

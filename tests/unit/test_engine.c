@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -220,11 +221,33 @@ static void plans(void **state) {
     assert_int_equal(json_integer_value(json_object_get(r, "kv_bytes")), (int64_t)57344 * 8192);
     assert_int_equal(json_integer_value(json_object_get(r, "vision_tokens")), 384);
     assert_int_equal(json_integer_value(json_object_get(r, "max_context_tokens")), 32768);
+    /* every weight is of a part; the embeddings are the head as well and are rounded for that */
+    const json_t *parts = json_object_get(r, "parts");
+    int64_t sum = 0;
+    const char *part;
+    json_t *bytes;
+    json_object_foreach((json_t *)(uintptr_t)parts, part, bytes) {
+        sum += json_integer_value(bytes);
+    }
+    assert_int_equal(sum, json_integer_value(json_object_get(r, "weights_bytes")));
+    assert_int_equal(json_integer_value(json_object_get(parts, "embeddings")), 151936 * 1536 * 2);
+    int64_t tower = json_integer_value(json_object_get(parts, "vision")) +
+                    json_integer_value(json_object_get(parts, "merger"));
+    int64_t seen = json_integer_value(json_object_get(r, "resident_weights_bytes"));
+    assert_true(seen < sum); /* of the embeddings only the rows of a chunk */
     double weights = (double)json_integer_value(json_object_get(r, "weights_bytes"));
     assert_true(weights > 2.4e9 &&
                 weights < 2.7e9); /* 1.31 billion at 4.5 bits, the rest in bf16 */
     json_decref(r);
     sq_text_free(text);
+    o.width = o.height = 0; /* nobody reads the tower */
+    assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_OK);
+    r = json_loads(text, 0, NULL);
+    assert_int_equal(json_integer_value(json_object_get(r, "resident_weights_bytes")),
+                     seen - tower);
+    json_decref(r);
+    sq_text_free(text);
+    o.width = o.height = 448;
     o.memory = (size_t)2 << 30;
     assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_ENOMEM);
     assert_non_null(text);
@@ -297,6 +320,36 @@ static void plans_of_files(void **state) {
     assert_int_equal(sq_remove_tree(dir, NULL), SQ_OK);
 }
 
+/* Where a video is pictures frame by frame, each is one of its own: tokens and pixels add up, the
+ * tower sees one at a time. More tokens than positions, or than the context, are an error. */
+static void plans_of_frames(void **state) {
+    (void)state;
+    sq_error err = {0};
+    char *text = NULL;
+    double bytes[2], tokens[2];
+    for (int i = 0; i < 2; i++) {
+        sq_plan_options o = {.memory = (size_t)64 << 30, .frames = i == 0 ? 1 : 5};
+        assert_int_equal(sq_plan_memory("vila-1.5-3b", &o, &text, &err), SQ_OK);
+        json_t *r = json_loads(text, 0, NULL);
+        bytes[i] = report_number(r, "vision_peak_bytes");
+        tokens[i] = report_number(r, "vision_tokens");
+        assert_int_equal(report_number(json_object_get(r, "frame"), "width"), 640);
+        assert_int_equal(report_number(r, "max_frames"), 4096 / 196 / 2 * 2);
+        json_decref(r);
+        sq_text_free(text);
+    }
+    assert_int_equal(tokens[1], 5 * tokens[0]);
+    assert_int_equal(bytes[1] - bytes[0], 4 * (378 * 378 * 3 * 4 + 640 * 480 * 3));
+    text = NULL;
+    sq_plan_options many = {.frames = 40}, small = {.frames = 5, .context = 500};
+    assert_int_equal(sq_plan_memory("vila-1.5-3b", &many, &text, &err), SQ_ELIMIT);
+    assert_int_equal(sq_plan_memory("vila-1.5-3b", &small, &text, &err), SQ_EARG);
+    assert_non_null(strstr(err.text, "980"));
+    assert_null(text);
+    sq_plan_options text_only = {.frames = 2};
+    assert_int_equal(sq_plan_memory("smollm2-135m", &text_only, &text, &err), SQ_EARG);
+}
+
 /* Other schemes, calibration, the largest video; what is larger takes more. */
 static void plans_of_work(void **state) {
     (void)state;
@@ -314,8 +367,13 @@ static void plans_of_work(void **state) {
         sq_plan_options most = o;
         char *other = NULL;
         most.frames = (int64_t)report_number(r, "max_frames");
+        most.context = 0; /* as long as it takes */
         assert_true(most.frames > 16);
         assert_int_equal(sq_plan_memory("qwen2-vl-2b", &most, &other, &err), SQ_OK);
+        sq_text_free(other);
+        other = NULL;
+        most.frames += 2;
+        assert_int_not_equal(sq_plan_memory("qwen2-vl-2b", &most, &other, &err), SQ_OK);
         sq_text_free(other);
         const json_t *schemes = json_object_get(r, "schemes");
         assert_int_equal(json_array_size(schemes), 3);
@@ -329,15 +387,18 @@ static void plans_of_work(void **state) {
         json_decref(r);
         sq_text_free(text);
     }
+    o.frames = 0;
     o.samples = 16;
     o.seq = 256;
     assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_OK);
     json_t *r = json_loads(text, 0, NULL);
     const json_t *c = json_object_get(r, "calibration");
-    assert_int_equal(report_number(c, "activation_bytes"), 16 * 256 * 1536 * 4);
-    /* X'X of the inputs of q, o, gate (1536) and down (8960), and two vectors */
-    assert_int_equal(report_number(c, "statistics_bytes"),
-                     3 * (1536 * 1536 * 4 + 1536 * 12) + 8960 * 8960 * 4 + 8960 * 12);
+    /* 448 x 448: 256 tokens, three positions beside each */
+    assert_int_equal(report_number(c, "activation_bytes"), 16 * 256 * (1536 * 4 + 12));
+    /* X'X of the inputs of q, o, gate (1536) and down (8960), two vectors and 128 rows of each */
+    assert_int_equal(report_number(c, "statistics_bytes"), 3 * (1536 * 1536 * 4 + 1536 * 12) +
+                                                               8960 * 8960 * 4 + 8960 * 12 +
+                                                               128 * 4 * (3 * 1536 + 8960));
     json_decref(r);
     sq_text_free(text);
     o.method = "rtn";
@@ -345,6 +406,8 @@ static void plans_of_work(void **state) {
     assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_OK);
     r = json_loads(text, 0, NULL);
     assert_null(json_object_get(r, "calibration"));
+    assert_string_equal(
+        json_string_value(json_object_get(json_object_get(r, "quantize"), "method")), "rtn");
     c = json_object_get(r, "times");
     assert_true(json_number_value(json_object_get(c, "decode_tokens_per_s")) > 0);
     assert_true(json_number_value(json_object_get(c, "vision_s")) > 0);
@@ -352,6 +415,103 @@ static void plans_of_work(void **state) {
     sq_text_free(text);
     o.samples = -1;
     assert_int_equal(sq_plan_memory("qwen2-vl-2b", &o, &text, &err), SQ_EARG);
+}
+
+/* What quantize allocates at its peak is what the plan says; in the pass of a layer, that counts
+ * the pages of its weights too. */
+static void plan_of_quantize_is_kept(void **state) {
+    static const char *const methods[] = {"rtn", "awq", "gptq"};
+    (void)state;
+    char dir[] = "/tmp/squint-plan-XXXXXX", out[64], data[64], model[600];
+    sq_error err = {0};
+    snprintf(model, sizeof model, "%s/models/squint-vl-5m", getenv("SQ_TEST_ROOT"));
+    assert_non_null(mkdtemp(dir));
+    snprintf(data, sizeof data, "%s/data.jsonl", dir);
+    sq_buf b = {0};
+    for (int i = 0; i < 400; i++) {
+        sq_buf_printf(&b, "{\"text\": \"The %d red circles are left of %d squares.\"}\n", i, 3 * i);
+    }
+    assert_int_equal(sq_file_write(data, b.data, b.len, &err), SQ_OK);
+    sq_buf_free(&b);
+    for (size_t i = 0; i < 3; i++) {
+        char *text = NULL;
+        sq_plan_options o = {.method = methods[i], .samples = 8, .seq = 256, .context = 64};
+        assert_int_equal(sq_plan_memory(model, &o, &text, &err), SQ_OK);
+        json_t *r = json_loads(text, 0, NULL);
+        double planned = report_number(json_object_get(r, "quantize"), "stage_bytes") +
+                         report_number(json_object_get(r, "calibration"), "activation_bytes");
+        double layer = report_number(json_object_get(r, "parts"), "language") / 4;
+        json_decref(r);
+        sq_text_free(text);
+        snprintf(out, sizeof out, "%s/%s", dir, methods[i]);
+        sq_quantize_options q = {.method = methods[i],
+                                 .calib = i == 0 ? NULL : data,
+                                 .samples = 8,
+                                 .seq = 256,
+                                 .no_verify = 1};
+        sq_memory_peak_reset();
+        double before = (double)sq_memory_used();
+        if (sq_quantize(model, out, &q, NULL, NULL, &err) != SQ_OK) {
+            fail_msg("%s", err.text);
+        }
+        double peak = (double)sq_memory_peak() - before;
+        double least = i == 0 ? planned : planned - layer;
+        if (!(peak <= 1.15 * planned && peak >= 0.9 * least)) {
+            fail_msg("%s: %.0f bytes planned, %.0f allocated", methods[i], planned, peak);
+        }
+    }
+    assert_int_equal(sq_remove_tree(dir, NULL), SQ_OK);
+}
+
+/* Pages of [p, p + n) that this process has in memory; -1 where that cannot be known. */
+static int64_t present(const void *p, size_t n) {
+    FILE *f = fopen("/proc/self/pagemap", "rb");
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)p / page;
+    int64_t sum = f == NULL || fseek(f, (long)(first * 8), SEEK_SET) != 0 ? -1 : 0;
+    for (uintptr_t i = first; sum >= 0 && i <= ((uintptr_t)p + n - 1) / page; i++) {
+        uint64_t word = 0;
+        sum = fread(&word, sizeof word, 1, f) == 1 ? sum + (int64_t)(word >> 63) : -1;
+    }
+    if (f != NULL) {
+        fclose(f);
+    }
+    return sum;
+}
+
+/* Embeddings that no head reads: the rows of a prompt leave no pages behind. */
+static void embeddings_are_given_back(void **state) {
+    (void)state;
+    char dir[] = "/tmp/squint-plan-XXXXXX", out[64], model[600];
+    sq_error err = {0};
+    snprintf(model, sizeof model, "%s/models/squint-vl-5m", getenv("SQ_TEST_ROOT"));
+    assert_non_null(mkdtemp(dir));
+    snprintf(out, sizeof out, "%s/w4", dir);
+    sq_quantize_options q = {.method = "rtn", .no_verify = 1};
+    assert_int_equal(sq_quantize(model, out, &q, NULL, NULL, &err), SQ_OK);
+    sq_engine *e = NULL;
+    sq_seq seq;
+    sq_prompt p;
+    int32_t ids[64];
+    assert_int_equal(sq_engine_open(&e, out, NULL, &err), SQ_OK);
+    assert_int_equal(sq_engine_set_head(e, NULL, &err), SQ_OK);
+    int64_t vocab = e->net->config.dims[SQ_D_VOCAB];
+    for (int i = 0; i < 64; i++) {
+        ids[i] = (int32_t)(i * vocab / 64);
+    }
+    const sq_tensor *t = e->net->embed.file;
+    int64_t all = (int64_t)(t->bytes / (size_t)sysconf(_SC_PAGESIZE));
+    assert_int_equal(sq_prompt_tokens(&p, &e->front, ids, 64, &err), SQ_OK);
+    assert_int_equal(sq_seq_open(&seq, e->net, &err), SQ_OK);
+    assert_int_equal(sq_seq_feed(&seq, &p, 0, 0, NULL, NULL, &err), SQ_OK);
+    int64_t left = present(t->data, t->bytes);
+    sq_seq_close(&seq);
+    sq_prompt_free(&p);
+    sq_engine_close(&e);
+    assert_int_equal(sq_remove_tree(dir, NULL), SQ_OK);
+    if (left < 0) {
+        skip();
+    }
+    assert_true(left < all / 2);
 }
 
 int main(void) {
@@ -366,6 +526,9 @@ int main(void) {
         cmocka_unit_test(plans),
         cmocka_unit_test(plans_of_files),
         cmocka_unit_test(plans_of_work),
+        cmocka_unit_test(plan_of_quantize_is_kept),
+        cmocka_unit_test(plans_of_frames),
+        cmocka_unit_test(embeddings_are_given_back),
     };
     return cmocka_run_group_tests_name("engine", tests, NULL, NULL);
 }
