@@ -23,12 +23,16 @@ def convert(folder, target, size):
     grid = torch.tensor([[1, height, width]])
 
     class OneSize(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tower = tower.requires_grad_(False)
+
         def forward(self, pixels):
-            out = tower(pixels, grid_thw=grid)
+            out = self.tower(pixels, grid_thw=grid)
             return getattr(out, "pooler_output", out)
 
     patch = config.in_channels * config.temporal_patch_size * config.patch_size ** 2
-    model = ov.convert_model(OneSize(), example_input=torch.zeros(height * width, patch))
+    model = ov.convert_model(OneSize().eval(), example_input=torch.zeros(height * width, patch))
     with open(target + ".json", "w", encoding="utf-8") as f:
         json.dump([height * width, patch], f)
     ov.save_model(nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM), target)
