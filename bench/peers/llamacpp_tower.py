@@ -22,7 +22,8 @@ def main(text, mmproj, size, threads):
     pixels = (ctypes.c_uint8 * (3 * width * height)).from_buffer_copy(random.randbytes(3 * width * height))
     bitmap = M.mtmd_bitmap_init(width, height, pixels)
     chunks = M.mtmd_input_chunks_init()
-    words = M.mtmd_input_text(text=M.mtmd_default_marker(), add_special=False, parse_special=True)
+    marker = M.mtmd_default_marker()
+    words = M.mtmd_input_text(text=marker, text_len=len(marker), add_special=False, parse_special=True)
     if M.mtmd_tokenize(context, chunks, ctypes.byref(words), (M.mtmd_bitmap_p_ctypes * 1)(bitmap), 1):
         raise SystemExit("mtmd_tokenize failed")
     picture = next(c for c in (M.mtmd_input_chunks_get(chunks, i) for i in range(M.mtmd_input_chunks_size(chunks)))
