@@ -36,7 +36,7 @@ def there(*args):
     python = os.environ.get("LLMCOMPRESSOR_PYTHON", sys.executable)
     with tempfile.TemporaryFile("w+") as log:
         with subprocess.Popen([python, str(HERE / "llmcompressor_write.py"), *map(str, args)], stdout=subprocess.PIPE, stderr=log,
-                              text=True) as run:
+                              text=True, cwd=tempfile.gettempdir()) as run:  # it leaves a folder of logs
             yield from run.stdout
         if run.returncode:
             log.seek(0)
