@@ -107,7 +107,7 @@ def run(job):
                   recipe=RECIPES[job["recipe"]](skip), num_calibration_samples=len(ids), max_seq_length=max(map(len, ids)),
                   shuffle_calibration_samples=False, batch_size=1)
     wide = rounded(copy.deepcopy(net))
-    logits = wide(**load_file(job["inputs"]), use_cache=False).logits[0].float()
+    logits = wide(**load_file(job["inputs"]), use_cache=False).logits.flatten(0, 1).float()
     save_file({"logits": logits.contiguous()}, job["logits"])
     net.save_pretrained(job["out"], save_compressed=True)
 
