@@ -151,8 +151,9 @@ typedef struct sq_operand {
     int64_t k, n, ldb;
     uint32_t *panels; /* [panels of 16 columns][pairs of rows][16]; NULL: none */
 } sq_operand;
+/* lower: no row before a part's last column is asked for. */
 sq_status sq_operand_open(sq_operand *o, const float *b, int64_t ldb, int64_t k, int64_t n,
-                          sq_error *err);
+                          int lower, sq_error *err);
 void sq_operand_close(sq_operand *o);
 /* C[m][columns] += A[m][rows] B[row .. row + rows)[column .. column + columns) on the calling
  * thread; A and B rounded to bf16 where there are panels and `row` is even and `column` a multiple

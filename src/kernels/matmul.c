@@ -257,14 +257,16 @@ double sq_quadratic(const float *d, int64_t m, const float *c, int64_t k, float 
     return 2 * sum;
 }
 
-/* x[rows][k] as panels of [pairs of rows][16 columns]. */
-static void pair_rows(const float *x, int64_t ldx, int64_t rows, int64_t k, uint32_t *out) {
+/* x[rows][k] as panels of [pairs of rows][16 columns]; lower: a panel from the row of its first
+ * column on. */
+static void pair_rows(const float *x, int64_t ldx, int64_t rows, int64_t k, int lower,
+                      uint32_t *out) {
     const sq_kernels *kn = sq_kernels_get();
     int64_t pairs = (rows + 1) / 2, panels = sq_ceil_div(k, 16);
-#pragma omp parallel for schedule(static) num_threads(sq_threads()) if (k * rows > 65536)
+#pragma omp parallel for schedule(dynamic, 4) num_threads(sq_threads()) if (k * rows > 65536)
     for (int64_t t = 0; t < panels; t++) {
         int64_t n = k - 16 * t < 16 ? k - 16 * t : 16;
-        for (int64_t p = 0; p < pairs; p++) {
+        for (int64_t p = lower ? 8 * t : 0; p < pairs; p++) {
             const float *even = x + 2 * p * ldx + 16 * t;
             kn->pair_bf16(even, 2 * p + 1 < rows ? even + ldx : NULL, n,
                           out + 16 * (pairs * t + p));
@@ -273,7 +275,7 @@ static void pair_rows(const float *x, int64_t ldx, int64_t rows, int64_t k, uint
 }
 
 sq_status sq_operand_open(sq_operand *o, const float *b, int64_t ldb, int64_t k, int64_t n,
-                          sq_error *err) {
+                          int lower, sq_error *err) {
     *o = (sq_operand){b, k, n, ldb, NULL};
     if (sq_kernels_get()->tile_bf16 == NULL) {
         return SQ_OK;
@@ -283,7 +285,7 @@ sq_status sq_operand_open(sq_operand *o, const float *b, int64_t ldb, int64_t k,
     if (o->panels == NULL) {
         return SQ_ENOMEM;
     }
-    pair_rows(b, ldb, k, n, o->panels);
+    pair_rows(b, ldb, k, n, lower, o->panels);
     return SQ_OK;
 }
 
@@ -324,7 +326,7 @@ void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, fl
             (uint32_t *)(void *)sq_thread_scratch(0, (size_t)((rows + 1) / 2 * sq_round_up(k, 16)));
     }
     if (panels != NULL) {
-        pair_rows(x, ldx, rows, k, panels);
+        pair_rows(x, ldx, rows, k, 0, panels);
     }
     const int64_t tile = panels == NULL ? 128 : 192;
     int64_t tiles = sq_ceil_div(k, tile);

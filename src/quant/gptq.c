@@ -161,8 +161,8 @@ static double entry(const sq_gptq *g, const sq_stat *s, const float *scale, int6
 static int try_f32(sq_gptq *g, const sq_stat *s, const float *scale, double add) {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < g->k; i++) {
-        for (int64_t j = 0; j < g->k; j++) {
-            g->factor[i * g->k + j] = j <= i ? (float)entry(g, s, scale, i, j, add) : 0.0f;
+        for (int64_t j = 0; j <= i; j++) {
+            g->factor[i * g->k + j] = (float)entry(g, s, scale, i, j, add);
         }
     }
     return factor_f32(g->factor, g->k);
@@ -192,7 +192,7 @@ sq_status sq_gptq_open(sq_gptq *g, const sq_stat *stat, const float *scale,
     *g = (sq_gptq){.k = stat->k, .damp = o->damp > 0 ? o->damp : 0.01};
     size_t k = (size_t)g->k;
     ranked *p = sq_alloc_raw(k, sizeof *p, "an order of columns", err);
-    g->factor = sq_alloc_raw(k, k * sizeof *g->factor, "a Cholesky factor", err);
+    g->factor = sq_alloc(k, k * sizeof *g->factor, "a Cholesky factor", err);
     g->order = sq_alloc_raw(k, sizeof *g->order, "an order of columns", err);
     g->dead = sq_alloc_raw(k, 1, "an order of columns", err);
     if (p == NULL || g->factor == NULL || g->order == NULL || g->dead == NULL) {
@@ -291,7 +291,7 @@ sq_status sq_gptq_codes(const sq_gptq *g, const float *ws, sq_codes *c, sq_error
     size_t wide = ROWS * (size_t)g->k, each = wide + ROWS * BLOCK + LANE_ARRAYS * LANE_BLOCK;
     float *all = sq_alloc_raw((size_t)sq_threads() * each, sizeof *all, "errors of rows", err);
     sq_operand factor = {0};
-    if (all == NULL || sq_operand_open(&factor, g->factor, g->k, g->k, g->k, err) != SQ_OK) {
+    if (all == NULL || sq_operand_open(&factor, g->factor, g->k, g->k, g->k, 1, err) != SQ_OK) {
         sq_free(all);
         return SQ_ENOMEM;
     }

@@ -16,7 +16,7 @@ typedef struct sq_gptq_options {
  * rounding. */
 typedef struct sq_gptq {
     int64_t k;
-    float *factor;  /* [k][k]; NULL: not usable */
+    float *factor;  /* [k][k], nothing above the diagonal; NULL: not usable */
     int32_t *order; /* [k]: the column at each index of the factor; the last one is rounded first */
     uint8_t *dead;  /* [k] by index: a column that no input ever used */
     double damp;    /* what it took */

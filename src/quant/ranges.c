@@ -181,7 +181,7 @@ sq_status sq_ranges_joint(const sq_grid *g, const float *w, int64_t n, const flo
     size_t threads = (size_t)sq_threads(), each = wide + 2 * tall + 2 * narrow;
     sq_operand operand = {0};
     float *all = sq_alloc_raw(threads * each, sizeof *all, "clip search", err);
-    if (all == NULL || sq_operand_open(&operand, stat->xx, k, k, k, err) != SQ_OK) {
+    if (all == NULL || sq_operand_open(&operand, stat->xx, k, k, k, 0, err) != SQ_OK) {
         sq_free(all);
         return SQ_ENOMEM;
     }
