@@ -3,7 +3,8 @@
 
 #include "kernels/kernels.h"
 
-/* As quantize allocates: quant/stats.c, tap.c, ranges.c, awq.c, gptq.c, kernels/matmul.c. */
+/* As quantize allocates: quant/stats.c, tap.c, ranges.c, refine.c, awq.c, gptq.c, kernels/matmul.c.
+ */
 enum {
     SAMPLE_ROWS = 128,                 /* of a tap's inputs that are kept */
     STAT_ROWS = 512,                   /* of a tap's inputs while they come */

@@ -6,6 +6,7 @@
 #include "quant/awq.h"
 #include "quant/inputs.h"
 #include "quant/ranges.h"
+#include "quant/refine.h"
 
 enum { ERROR_ROWS = 512, ROW_BLOCK = 256 };
 
@@ -102,6 +103,9 @@ static sq_status encode(const tap *t, int l, const float *scale, int plain, sq_c
     sq_quantize_rows(out, t->ws, ranges);
     if (!plain && t->gptq.factor != NULL) {
         SQ_TRY(sq_gptq_codes(&t->gptq, t->ws, out, err));
+        if (g->bits < 8) { /* at 8 nothing is left to gain */
+            SQ_TRY(sq_refine_codes(out, t->ws, scale, t->stat, t->gptq.damp, err));
+        }
     }
     *error = stored_error(t, l, out, scale);
 fail:

@@ -16,6 +16,7 @@
 #include "quant/policy.h"
 #include "quant/quant.h"
 #include "quant/ranges.h"
+#include "quant/refine.h"
 #include "quant/tap.h"
 
 static char dir[] = "/tmp/squint-quant-XXXXXX";
@@ -307,7 +308,9 @@ static void steps_go_downhill(void **state) {
                          SQ_OK);
         sq_quantize_rows(&c, s.w, ranges);
         double joint = loss_of(&s, &c);
-        assert_true(own < plain && joint < 0.9 * own);
+        assert_int_equal(sq_refine_codes(&c, s.w, s.scale, &s.stat, 0, &err), SQ_OK);
+        double moved = loss_of(&s, &c);
+        assert_true(own < plain && joint < 0.9 * own && moved < 0.9 * joint);
         assert_int_equal(c.codes[STEP_K + 1], c.zeros[2]); /* padding stands for 0 */
         sq_codes_close(&c);
         sq_stat_close(&s.stat);
