@@ -187,7 +187,8 @@ void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const f
     }
 }
 
-/* Tile [h][w] of X'X at (i, j), from panels of 16 columns of bf16 pairs or from X itself. */
+/* Tile [h][w] of X'X at (i, j), from panels of 16 columns of bf16 pairs or from X itself; on the
+ * diagonal what lies well below it is left out. */
 static void syrk_tile(const float *x, int64_t ldx, int64_t rows, const uint32_t *panels, int64_t i,
                       int64_t j, int64_t h, int64_t w, float *c, int64_t ldc) {
     int64_t pairs = (rows + 1) / 2;
@@ -196,8 +197,10 @@ static void syrk_tile(const float *x, int64_t ldx, int64_t rows, const uint32_t 
         return;
     }
     for (int64_t r = 0; r < h; r += 16) { /* a panel is one operand by rows, and one by columns */
-        sq_kernels_get()->tile_bf16(h - r < 16 ? h - r : 16, w, pairs, panels + (i + r) * pairs, 1,
-                                    16, panels + j * pairs, 16 * pairs, c + r * ldc, ldc);
+        int64_t from = i == j ? r / 48 * 48 : 0;
+        sq_kernels_get()->tile_bf16(h - r < 16 ? h - r : 16, w - from, pairs,
+                                    panels + (i + r) * pairs, 1, 16, panels + (j + from) * pairs,
+                                    16 * pairs, c + r * ldc + from, ldc);
     }
 }
 

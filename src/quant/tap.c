@@ -8,7 +8,7 @@
 #include "quant/ranges.h"
 #include "quant/refine.h"
 
-enum { ERROR_ROWS = 512, ROW_BLOCK = 256 };
+enum { ERROR_ROWS = 256, ROW_BLOCK = 256 };
 
 typedef struct tap {
     const sq_tap_group *g;
