@@ -118,15 +118,20 @@ void sq_matmul(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, co
     (rows > FEW_ROWS || quantized ? many : few_dense)(w, x, ldx, rows, bias, y, ldy);
 }
 
-/* Rows of x as bf16, two to a word; NULL without memory. */
+/* A row of k columns as bf16, two to a word; an odd row's other half is 0. */
+static void narrow_row(const sq_kernels *kn, const float *x, int64_t k, uint32_t *out) {
+    out[(k + 1) / 2 - 1] = 0;
+    kn->narrow_bf16((uint16_t *)out, x, k);
+}
+
+/* Rows of x as bf16; NULL without memory. */
 static const uint32_t *narrow_rows(const float *x, int64_t ldx, int64_t rows, int64_t k) {
     const sq_kernels *kn = sq_kernels_get();
     int64_t pairs = (k + 1) / 2;
     uint32_t *out = (uint32_t *)(void *)sq_thread_scratch(0, (size_t)(rows * pairs));
 #pragma omp parallel for schedule(static) num_threads(sq_threads()) if (k * rows > 65536)
     for (int64_t r = 0; r < (out == NULL ? 0 : rows); r++) {
-        out[(r + 1) * pairs - 1] = 0; /* an odd row's other half */
-        kn->narrow_bf16((uint16_t *)(out + r * pairs), x + r * ldx, k);
+        narrow_row(kn, x + r * ldx, k, out + r * pairs);
     }
     return out;
 }
@@ -315,8 +320,7 @@ void sq_operand_add(const sq_operand *o, int64_t row, int64_t rows, int64_t colu
         return;
     }
     for (int64_t i = 0; i < m; i++) {
-        narrow[(i + 1) * pairs - 1] = 0; /* an odd row's other half */
-        kn->narrow_bf16((uint16_t *)(narrow + i * pairs), a + i * lda, rows);
+        narrow_row(kn, a + i * lda, rows, narrow + i * pairs);
     }
     kn->tile_bf16(m, columns, pairs, narrow, pairs, 1,
                   o->panels + 16 * (column / 16 * all + row / 2), 16 * all, c, ldc);
