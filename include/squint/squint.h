@@ -3,7 +3,10 @@
  * Handles are opaque; _open takes T **, _close takes T **, sets it to NULL and accepts NULL and
  * half-built objects. Every call returns sq_status and fills the nullable sq_error on failure.
  * Strings returned through char ** are owned by the caller: sq_text_free. Reports are JSON with the
- * keys of the command line's --json. */
+ * keys of the command line's --json.
+ *
+ * A model is a path: a folder in the Hugging Face layout, a llama2.c .bin file, a GGUF file, a
+ * folder of a language model and its mmproj in GGUF, or both as "MODEL.gguf+MMPROJ.gguf". */
 #ifndef SQUINT_SQUINT_H
 #define SQUINT_SQUINT_H
 
@@ -224,8 +227,10 @@ SQ_API sq_status sq_eval(const char *model, const sq_eval_options *options,
 
 /* ---- looking ---- */
 
-/* A GGUF or llama2.c file as a Hugging Face folder `out` (safetensors, config, tokenizer), which
- * appears when complete; ggml's blocks are widened to dtype ("BF16" when NULL, "F16", "F32"). */
+/* A GGUF (with a mmproj or without) or llama2.c file as a Hugging Face folder `out` (safetensors,
+ * config, tokenizer, processor), which appears when complete; ggml's blocks are widened to dtype
+ * ("BF16" when NULL, "F16", "F32"), F32 that the type of most numbers holds exactly goes back to
+ * it. */
 SQ_API sq_status sq_convert(const char *model, const char *out, const char *dtype,
                             const sq_progress *progress, sq_error *err);
 /* A quantized folder in another layout ("compressed-tensors", "awq-gemm", "awq-gemv", "gptq",
