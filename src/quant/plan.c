@@ -222,8 +222,20 @@ static sq_status check_blocks(const sq_plan_row *r, sq_error *err) {
     return SQ_OK;
 }
 
+/* A folder that says it is quantized and holds nothing that is cannot be opened by anyone. */
+static sq_status check_any(const sq_plan *p, sq_error *err) {
+    for (size_t i = 0; i < p->n; i++) {
+        if (p->rows[i].quantize) {
+            return SQ_OK;
+        }
+    }
+    sq_fail(err, SQ_EARG, "nothing would be quantized; the group divides no linear's columns");
+    sq_hint(err, "leave --on-indivisible keep out, or add a --group-size that divides them");
+    return SQ_EARG;
+}
+
 sq_status sq_plan_check_layout(const sq_plan *p, sq_error *err) {
-    sq_status st = SQ_OK;
+    sq_status st = check_any(p, err);
     for (size_t i = 0; p->gguf && st == SQ_OK && i < p->n; i++) {
         st = p->rows[i].quantize ? check_blocks(&p->rows[i], err) : SQ_OK;
     }
