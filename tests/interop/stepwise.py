@@ -10,7 +10,8 @@ logits means anything there. What must hold instead:
 - the whole model, in the same way: the judge is called again with inputs off by one unit in the last place.
 
 Sequences are short, since one number on another side moves every row behind it. Layers of 4 bits whose inputs stay as they are
-lose 2^-16 in squint (SQ_ROUND_16): where a model has such layers too, that is the unit.
+lose 2^-16 in squint (SQ_ROUND_16): where a model has such layers too, that is the unit. The attention of a W8A8 tower multiplies
+in bf16, where the CPU does: its unit.
 """
 import json
 import shutil
@@ -19,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 NUDGES = 3
-UNIT, UNIT_16 = 2.0 ** -23, 2.0 ** -16
+UNIT, UNIT_16, UNIT_BF16 = 2.0 ** -23, 2.0 ** -16, 2.0 ** -9
 ROWS = 8               # tokens of a sequence
 EQUAL = 1e-5           # a layer's rows in which no input fell to another side; at least 8 units
 FACTOR = 2
