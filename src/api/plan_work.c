@@ -9,7 +9,7 @@ enum {
     SAMPLE_ROWS = 128,                 /* of a tap's inputs that are kept */
     STAT_ROWS = 512,                   /* of a tap's inputs while they come */
     ERROR_ROWS = 256,                  /* rows of a tap's error, twice */
-    SEEN_ROWS = 512,                   /* outputs that an error is looked at in */
+    SEEN_ROWS = 256,                   /* outputs that an error is looked at in */
     SEARCH_ROWS = 128,                 /* of the scale search, three times */
     TILE = 64,                         /* rows a thread of the range search and of GPTQ */
     MOVES = 8,                         /* of a range */
@@ -89,7 +89,7 @@ static uint64_t tap_bytes(const sq_planning *p, sq_part part, const tap_shape *s
         s->rows * k + s->widest * k + 2 * ERROR_ROWS * k + SAMPLE_ROWS * (k + SEEN_ROWS) + 2 * k;
     int64_t codes = s->rows * groups * (group + 5); /* a byte a code, scales, zero points */
     if (data) {
-        floats += search_floats(p, s, group) + (p->policy.gptq ? k * k : 0);
+        floats += search_floats(p, s, group) + (p->policy.gptq ? k * (k + BLOCK) : 0);
         codes *= p->policy.awq ? 2 : 1; /* what another scale gives beside the best */
     }
     return (uint64_t)(floats * (int64_t)sizeof(float) + codes);

@@ -1,5 +1,6 @@
 #include "base/mem.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -17,7 +18,15 @@ enum {
     ALIGN = 64,
     HUGE_PAGE = 2 << 20,
     MAPPED = 256 << 10, /* bytes of a block that is mapped by itself */
+    KEPT = 32,          /* blocks kept at most, for reuse, */
+    WORTH_KEEPING = 1 << 20,
 };
+
+/* What stands in front of a block. */
+typedef struct header {
+    size_t bytes;  /* as asked for */
+    size_t mapped; /* of the mapping; 0: the heap's */
+} header;
 
 /* Under AddressSanitizer every block is the heap's, which it watches. */
 #if defined(__has_feature)
@@ -33,6 +42,16 @@ enum {
 
 static atomic_size_t mem_used, mem_peak, mem_limit;
 static atomic_long mem_fail_after;
+
+/* Freed mappings, the oldest first. */
+static struct {
+    pthread_mutex_t lock;
+    int users;
+    size_t bytes;
+    int n;
+    void *base[KEPT];
+    size_t size[KEPT];
+} kept = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 /* Large blocks are mapped, so that freeing one gives it back to the system: a heap keeps what lies
  * below any block that is still used, and grows with every layer of a model. */
@@ -68,6 +87,71 @@ static void *map_block(size_t bytes) {
     return p;
 }
 
+/* ---- kept blocks; under kept.lock ---- */
+
+static void *unkeep(int i) {
+    void *base = kept.base[i];
+    size_t after = (size_t)(--kept.n - i);
+    kept.bytes -= kept.size[i];
+    memmove(&kept.base[i], &kept.base[i + 1], after * sizeof kept.base[0]);
+    memmove(&kept.size[i], &kept.size[i + 1], after * sizeof kept.size[0]);
+    return base;
+}
+
+/* The oldest go until at most n are left, and what is used and kept is no more than was ever used
+ * at once; the header's page of each does not count, as nowhere. */
+static void trim(int n) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    while (kept.n > n || (kept.n > 0 && atomic_load(&mem_used) + kept.bytes >
+                                            atomic_load(&mem_peak) + (size_t)kept.n * page)) {
+        size_t size = kept.size[0];
+        munmap(unkeep(0), size);
+    }
+}
+
+/* A kept block that fits with little to spare, or NULL. */
+static void *reuse(size_t *size) {
+    int best = -1;
+    void *base = NULL;
+    pthread_mutex_lock(&kept.lock);
+    for (int i = 0; i < kept.n; i++) {
+        if (kept.size[i] >= *size && kept.size[i] <= *size + *size / 8 &&
+            (best < 0 || kept.size[i] < kept.size[best])) {
+            best = i;
+        }
+    }
+    if (best >= 0) {
+        *size = kept.size[best];
+        base = unkeep(best);
+    }
+    trim(KEPT);
+    pthread_mutex_unlock(&kept.lock);
+    return base;
+}
+
+static void give_back(void *base, size_t size) {
+    pthread_mutex_lock(&kept.lock);
+    if (kept.users == 0 || size < WORTH_KEEPING) {
+        munmap(base, size);
+    } else {
+        trim(KEPT - 1);
+        kept.base[kept.n] = base;
+        kept.size[kept.n++] = size;
+        kept.bytes += size;
+        trim(KEPT);
+    }
+    pthread_mutex_unlock(&kept.lock);
+}
+
+void sq_memory_reuse(int on) {
+    pthread_mutex_lock(&kept.lock);
+    kept.users += on ? 1 : -1;
+    if (kept.users == 0) {
+        trim(0);
+    }
+    pthread_mutex_unlock(&kept.lock);
+}
+
 /* The size stands in front of the block so that sq_free can give it back to the count. *zeroed: the
  * block is zeros already, none of which takes memory before it is written. */
 static void *take(size_t count, size_t size, const char *what, int *zeroed, sq_error *err) {
@@ -91,9 +175,12 @@ static void *take(size_t count, size_t size, const char *what, int *zeroed, sq_e
         return NULL;
     }
     void *base = NULL;
-    *zeroed = is_mapped(bytes);
-    if (*zeroed) {
-        base = map_block(bytes);
+    size_t mapped = is_mapped(bytes) ? mapped_size(bytes) : 0;
+    *zeroed = 0;
+    if (mapped > 0) {
+        base = reuse(&mapped);
+        *zeroed = base == NULL;
+        base = base == NULL ? map_block(bytes) : base;
     } else if (posix_memalign(&base, ALIGN, bytes + ALIGN) != 0) {
         base = NULL;
     }
@@ -105,7 +192,7 @@ static void *take(size_t count, size_t size, const char *what, int *zeroed, sq_e
     for (size_t peak = atomic_load(&mem_peak);
          now > peak && !atomic_compare_exchange_weak(&mem_peak, &peak, now);) {
     }
-    memcpy(base, &bytes, sizeof bytes);
+    memcpy(base, &(header){bytes, mapped}, sizeof(header));
     return (char *)base + ALIGN;
 }
 
@@ -128,11 +215,11 @@ void sq_free(void *p) {
         return;
     }
     char *base = (char *)p - ALIGN;
-    size_t bytes;
-    memcpy(&bytes, base, sizeof bytes);
-    atomic_fetch_sub(&mem_used, bytes);
-    if (is_mapped(bytes)) {
-        munmap(base, mapped_size(bytes));
+    header h;
+    memcpy(&h, base, sizeof h);
+    atomic_fetch_sub(&mem_used, h.bytes);
+    if (h.mapped > 0) {
+        give_back(base, h.mapped);
     } else {
         free(base);
     }

@@ -142,7 +142,7 @@ void sq_gguf_block_row(const sq_qlinear *q, sq_dtype type, int64_t r, uint8_t *o
         if (type == SQ_Q4_0) {
             nibbles(out + 2, codes, BLOCK);
         } else if (type == SQ_Q4_1) {
-            put_half(out + 2, -half(s) * (float)z);
+            put_half(out + 2, 0.0f - half(s) * (float)z); /* not -0: ggml has 0 */
             nibbles(out + 4, codes, BLOCK);
         } else if (type == SQ_Q5_0) {
             put_q5_0(out + 2, codes, z);

@@ -90,14 +90,16 @@ static void panel_bf16(const uint16_t *w, int64_t ldw, int64_t n, uint32_t *out)
     if (i < m) {                                                                                   \
         __m512bh v = (__m512bh)_mm512_set1_epi32((int)a[i * a_row]);                               \
         x##i = _mm512_dpbf16_ps(x##i, v, w[0]);                                                    \
-        y##i = panels == 3 ? _mm512_dpbf16_ps(y##i, v, w[1]) : y##i;                               \
-        z##i = panels == 3 ? _mm512_dpbf16_ps(z##i, v, w[2]) : z##i;                               \
+        y##i = panels > 1 ? _mm512_dpbf16_ps(y##i, v, w[1]) : y##i;                                \
+        z##i = panels > 2 ? _mm512_dpbf16_ps(z##i, v, w[2]) : z##i;                                \
     }
 #define STORE(i)                                                                                   \
     if (i < m) {                                                                                   \
         store(c + i * ldc, columns, x##i);                                                         \
-        if (panels == 3) {                                                                         \
+        if (panels > 1) {                                                                          \
             store(c + i * ldc + 16, columns - 16, y##i);                                           \
+        }                                                                                          \
+        if (panels > 2) {                                                                          \
             store(c + i * ldc + 32, columns - 32, z##i);                                           \
         }                                                                                          \
     }
@@ -107,7 +109,7 @@ static inline void store(float *to, int64_t left, __m512 sum) {
     _mm512_mask_storeu_ps(to, k, _mm512_add_ps(_mm512_maskz_loadu_ps(k, to), sum));
 }
 
-/* m rows of a times 1 or 3 panels of b: m * panels registers of sums. */
+/* m rows of a times 1 to 3 panels of b: m * panels registers of sums. */
 static inline __attribute__((always_inline)) void
 tile(int m, int panels, int64_t pairs, const uint32_t *a, int64_t a_row, int64_t a_pair,
      const uint32_t *b, int64_t b_panel, int64_t columns, float *c, int64_t ldc) {
@@ -122,25 +124,30 @@ tile(int m, int panels, int64_t pairs, const uint32_t *a, int64_t a_row, int64_t
     EACH_ROW(STORE)
 }
 
+/* All rows times 1 to 3 panels. */
+static inline __attribute__((always_inline)) void
+tiles(int panels, int64_t rows, int64_t pairs, const uint32_t *a, int64_t a_row, int64_t a_pair,
+      const uint32_t *b, int64_t b_panel, int64_t columns, float *c, int64_t ldc) {
+    int64_t i = 0;
+    for (; i + 8 <= rows; i += 8) {
+        tile(8, panels, pairs, a + i * a_row, a_row, a_pair, b, b_panel, columns, c + i * ldc, ldc);
+    }
+    for (; i < rows; i++) {
+        tile(1, panels, pairs, a + i * a_row, a_row, a_pair, b, b_panel, columns, c + i * ldc, ldc);
+    }
+}
+
 static void tile_bf16(int64_t rows, int64_t columns, int64_t pairs, const uint32_t *a,
                       int64_t a_row, int64_t a_pair, const uint32_t *b, int64_t b_panel, float *c,
                       int64_t ldc) {
-    for (int64_t j = 0; j < columns;) {
-        int64_t left = columns - j, wide = left > 32 ? 3 : 1, i = 0;
-        for (; wide == 3 && i + 8 <= rows; i += 8) {
-            tile(8, 3, pairs, a + i * a_row, a_row, a_pair, b, b_panel, left, c + i * ldc + j, ldc);
-        }
-        for (; i + 8 <= rows; i += 8) {
-            tile(8, 1, pairs, a + i * a_row, a_row, a_pair, b, b_panel, left, c + i * ldc + j, ldc);
-        }
-        for (; wide == 3 && i < rows; i++) {
-            tile(1, 3, pairs, a + i * a_row, a_row, a_pair, b, b_panel, left, c + i * ldc + j, ldc);
-        }
-        for (; i < rows; i++) {
-            tile(1, 1, pairs, a + i * a_row, a_row, a_pair, b, b_panel, left, c + i * ldc + j, ldc);
-        }
-        j += 16 * wide;
-        b += wide * b_panel;
+    int64_t j = 0;
+    for (; columns - j > 32; j += 48, b += 3 * b_panel) {
+        tiles(3, rows, pairs, a, a_row, a_pair, b, b_panel, columns - j, c + j, ldc);
+    }
+    if (columns - j > 16) {
+        tiles(2, rows, pairs, a, a_row, a_pair, b, b_panel, columns - j, c + j, ldc);
+    } else if (columns > j) {
+        tiles(1, rows, pairs, a, a_row, a_pair, b, b_panel, columns - j, c + j, ldc);
     }
 }
 

@@ -84,7 +84,8 @@ static void read_q5_k(const uint8_t *p, uint8_t *codes, float *scales, float *of
     }
 }
 
-/* 128 low nibbles and 64 high bit pairs for each half; 16 int8 scales. */
+/* 128 low nibbles and 64 high bit pairs for each half; 16 int8 scales. Codes lie around 128, so
+ * that no offset rounds what they stand for. */
 static void read_q6_k(const uint8_t *p, uint8_t *codes, float *scales, float *offsets) {
     const uint8_t *lo = p, *hi = p + 128;
     float d = half_at(p + 208);
@@ -92,13 +93,13 @@ static void read_q6_k(const uint8_t *p, uint8_t *codes, float *scales, float *of
         int half = i / 128, at = i % 128, quarter = at / 32, l = at % 32;
         uint8_t low = lo[64 * half + l + quarter % 2 * 32];
         low = quarter < 2 ? low & 15 : low >> 4;
-        codes[i] = (uint8_t)(low | (hi[32 * half + l] >> (2 * quarter) & 3) << 4);
+        codes[i] = (uint8_t)(96 + (low | (hi[32 * half + l] >> (2 * quarter) & 3) << 4));
     }
     for (int j = 0; j < 16; j++) {
         int8_t s;
         memcpy(&s, p + 192 + j, 1);
         scales[j] = d * (float)s;
-        offsets[j] = -32.0f * scales[j];
+        offsets[j] = -128.0f * scales[j];
     }
 }
 

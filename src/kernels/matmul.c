@@ -118,15 +118,20 @@ void sq_matmul(const sq_weight *w, const float *x, int64_t ldx, int64_t rows, co
     (rows > FEW_ROWS || quantized ? many : few_dense)(w, x, ldx, rows, bias, y, ldy);
 }
 
-/* Rows of x as bf16, two to a word; NULL without memory. */
+/* A row of k columns as bf16, two to a word; an odd row's other half is 0. */
+static void narrow_row(const sq_kernels *kn, const float *x, int64_t k, uint32_t *out) {
+    out[(k + 1) / 2 - 1] = 0;
+    kn->narrow_bf16((uint16_t *)out, x, k);
+}
+
+/* Rows of x as bf16; NULL without memory. */
 static const uint32_t *narrow_rows(const float *x, int64_t ldx, int64_t rows, int64_t k) {
     const sq_kernels *kn = sq_kernels_get();
     int64_t pairs = (k + 1) / 2;
     uint32_t *out = (uint32_t *)(void *)sq_thread_scratch(0, (size_t)(rows * pairs));
 #pragma omp parallel for schedule(static) num_threads(sq_threads()) if (k * rows > 65536)
     for (int64_t r = 0; r < (out == NULL ? 0 : rows); r++) {
-        out[(r + 1) * pairs - 1] = 0; /* an odd row's other half */
-        kn->narrow_bf16((uint16_t *)(out + r * pairs), x + r * ldx, k);
+        narrow_row(kn, x + r * ldx, k, out + r * pairs);
     }
     return out;
 }
@@ -187,7 +192,8 @@ void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const f
     }
 }
 
-/* Tile [h][w] of X'X at (i, j), from panels of 16 columns of bf16 pairs or from X itself. */
+/* Tile [h][w] of X'X at (i, j), from panels of 16 columns of bf16 pairs or from X itself; on the
+ * diagonal what lies well below it is left out. */
 static void syrk_tile(const float *x, int64_t ldx, int64_t rows, const uint32_t *panels, int64_t i,
                       int64_t j, int64_t h, int64_t w, float *c, int64_t ldc) {
     int64_t pairs = (rows + 1) / 2;
@@ -196,8 +202,10 @@ static void syrk_tile(const float *x, int64_t ldx, int64_t rows, const uint32_t 
         return;
     }
     for (int64_t r = 0; r < h; r += 16) { /* a panel is one operand by rows, and one by columns */
-        sq_kernels_get()->tile_bf16(h - r < 16 ? h - r : 16, w, pairs, panels + (i + r) * pairs, 1,
-                                    16, panels + j * pairs, 16 * pairs, c + r * ldc, ldc);
+        int64_t from = i == j ? r / 48 * 48 : 0;
+        sq_kernels_get()->tile_bf16(h - r < 16 ? h - r : 16, w - from, pairs,
+                                    panels + (i + r) * pairs, 1, 16, panels + (j + from) * pairs,
+                                    16 * pairs, c + r * ldc + from, ldc);
     }
 }
 
@@ -312,8 +320,7 @@ void sq_operand_add(const sq_operand *o, int64_t row, int64_t rows, int64_t colu
         return;
     }
     for (int64_t i = 0; i < m; i++) {
-        narrow[(i + 1) * pairs - 1] = 0; /* an odd row's other half */
-        kn->narrow_bf16((uint16_t *)(narrow + i * pairs), a + i * lda, rows);
+        narrow_row(kn, a + i * lda, rows, narrow + i * pairs);
     }
     kn->tile_bf16(m, columns, pairs, narrow, pairs, 1,
                   o->panels + 16 * (column / 16 * all + row / 2), 16 * all, c, ldc);

@@ -195,7 +195,9 @@ sq_status sq_calibrate_run(const char *model, const char *stats, const sq_quanti
         return sq_fail(err, SQ_EARG, "calibration needs data; wanted --calib FILE.jsonl");
     }
     c.dir = sq_arena_printf(&a, err, "%s.partial", stats);
+    sq_memory_reuse(1);
     sq_status st = c.dir == NULL ? SQ_ENOMEM : calibrate(&c, model, stats, err);
+    sq_memory_reuse(0);
     if (st == SQ_OK) {
         *report = json_pack("{s:s, s:f, s:I, s:b}", "output", stats, "seconds", sq_now() - start,
                             "peak_rss_bytes", (json_int_t)sq_peak_rss(), "resumed", c.resumed);

@@ -51,33 +51,47 @@ static void invert_diagonal(const float *a, int64_t k, int64_t at, int64_t n, fl
     }
 }
 
-/* Rows below the block: X L' = A. */
-static void solve_below(float *a, int64_t k, int64_t at, int64_t n) {
-    float inverse[BLOCK * BLOCK];
-    invert_diagonal(a, k, at, n, inverse);
-#pragma omp parallel for schedule(static)
-    for (int64_t r = at + n; r < k; r += ROWS) {
-        float rows[ROWS * BLOCK];
-        int64_t m = k - r < ROWS ? k - r : ROWS;
-        for (int64_t i = 0; i < m; i++) {
-            memcpy(rows + i * n, a + (r + i) * k + at, (size_t)n * sizeof *rows);
-        }
-        sq_sgemm(1, m, n, n, 1.0f, rows, n, inverse, n, 0.0f, a + r * k + at, k);
+/* Rows [r, r + m) of the block's columns, less what the columns before it give: turned[at][n] is
+ * the block's own rows of these. */
+static void subtract(float *a, int64_t k, int64_t at, int64_t n, int64_t r, int64_t m,
+                     const float *turned) {
+    if (at > 0) {
+        sq_sgemm(0, m, n, at, -1.0f, a + r * k, k, turned, n, 1.0f, a + r * k + at, k);
     }
 }
 
-/* Right-looking blocked Cholesky of the lower triangle, in place. */
-static int factor_f32(float *a, int64_t k) {
+/* Rows of the block: X L' = A. */
+static void solve(float *a, int64_t k, int64_t at, int64_t n, int64_t r, int64_t m,
+                  const float *inverse) {
+    float rows[ROWS * BLOCK];
+    for (int64_t i = 0; i < m; i++) {
+        memcpy(rows + i * n, a + (r + i) * k + at, (size_t)n * sizeof *rows);
+    }
+    sq_sgemm(1, m, n, n, 1.0f, rows, n, inverse, n, 0.0f, a + r * k + at, k);
+}
+
+/* Blocked Cholesky of the lower triangle, in place; a block of columns is read and written once.
+ * turned: [k][BLOCK]. */
+static int factor_f32(float *a, int64_t k, float *turned) {
+    float inverse[BLOCK * BLOCK];
     for (int64_t at = 0; at < k; at += BLOCK) {
         int64_t n = k - at < BLOCK ? k - at : BLOCK;
+#pragma omp parallel for schedule(static) if (at > BLOCK)
+        for (int64_t c = 0; c < at; c++) {
+            for (int64_t i = 0; i < n; i++) {
+                turned[c * n + i] = a[(at + i) * k + c];
+            }
+        }
+        subtract(a, k, at, n, at, n, turned);
         if (!factor_diagonal(a, k, at, n)) {
             return 0;
         }
-        solve_below(a, k, at, n);
-        for (int64_t r = at + n; r < k; r += BLOCK) {
-            int64_t m = k - r < BLOCK ? k - r : BLOCK, from = at + n;
-            sq_sgemm(1, m, r + m - from, n, -1.0f, a + r * k + at, k, a + from * k + at, k, 1.0f,
-                     a + r * k + from, k);
+        invert_diagonal(a, k, at, n, inverse);
+#pragma omp parallel for schedule(dynamic, 1) if (k - at > 2 * BLOCK)
+        for (int64_t r = at + n; r < k; r += ROWS) {
+            int64_t m = k - r < ROWS ? k - r : ROWS;
+            subtract(a, k, at, n, r, m, turned);
+            solve(a, k, at, n, r, m, inverse);
         }
     }
     return 1;
@@ -158,14 +172,14 @@ static double entry(const sq_gptq *g, const sq_stat *s, const float *scale, int6
     return i == j ? v + add : v;
 }
 
-static int try_f32(sq_gptq *g, const sq_stat *s, const float *scale, double add) {
+static int try_f32(sq_gptq *g, const sq_stat *s, const float *scale, double add, float *turned) {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < g->k; i++) {
         for (int64_t j = 0; j <= i; j++) {
             g->factor[i * g->k + j] = (float)entry(g, s, scale, i, j, add);
         }
     }
-    return factor_f32(g->factor, g->k);
+    return factor_f32(g->factor, g->k, turned);
 }
 
 /* NULL err: without memory for doubles the layer is rounded to nearest. */
@@ -192,17 +206,20 @@ sq_status sq_gptq_open(sq_gptq *g, const sq_stat *stat, const float *scale,
     *g = (sq_gptq){.k = stat->k, .damp = o->damp > 0 ? o->damp : 0.01};
     size_t k = (size_t)g->k;
     ranked *p = sq_alloc_raw(k, sizeof *p, "an order of columns", err);
-    g->factor = sq_alloc(k, k * sizeof *g->factor, "a Cholesky factor", err);
+    float *turned = sq_alloc_raw(k, BLOCK * sizeof *turned, "a Cholesky factor", err);
+    g->factor = sq_alloc_raw(k, k * sizeof *g->factor, "a Cholesky factor", err);
     g->order = sq_alloc_raw(k, sizeof *g->order, "an order of columns", err);
     g->dead = sq_alloc_raw(k, 1, "an order of columns", err);
-    if (p == NULL || g->factor == NULL || g->order == NULL || g->dead == NULL) {
+    if (p == NULL || turned == NULL || g->factor == NULL || g->order == NULL || g->dead == NULL) {
         sq_free(p);
+        sq_free(turned);
         sq_gptq_close(g);
         return SQ_ENOMEM;
     }
     double mean = set_order(g, stat, scale, o->natural_order, p);
     sq_free(p);
-    int done = mean > 0 && isfinite(mean) && try_f32(g, stat, scale, g->damp * mean);
+    int done = mean > 0 && isfinite(mean) && try_f32(g, stat, scale, g->damp * mean, turned);
+    sq_free(turned);
     for (; !done && mean > 0 && isfinite(mean) && g->damp <= 1; g->damp *= 10) {
         done = try_f64(g, stat, scale, g->damp * mean);
         if (done) {

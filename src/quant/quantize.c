@@ -244,7 +244,9 @@ static sq_status quantize_folder(const char *model, const char *out, const sq_qu
                                  const sq_progress *progress, json_t **report, sq_error *err) {
     sq_job j = {.o = o, .progress = progress, .err = err};
     double start = sq_now(), verify_s = 0;
+    sq_memory_reuse(1);
     sq_status st = make_folder(&j, model, out);
+    sq_memory_reuse(0);
     json_t *verified = NULL;
     if (st == SQ_OK && !o->no_verify) {
         double t = sq_now();

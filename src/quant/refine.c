@@ -32,7 +32,9 @@ static void descend(const block *b, int64_t r, int64_t at, int64_t m, int64_t ce
             continue;
         }
         float old = (float)codes[i], want = (old - z) - (p[i] + b->add * d[i]) / h * f / s;
-        float q = fminf(fmaxf(rintf(want) + z, 0), top);
+        float q = rintf(want) + z;
+        q = q > 0 ? q : 0; /* NaN too */
+        q = q < top ? q : top;
         if (q != old) {
             float by = (q - old) * s / f;
             codes[i] = (uint8_t)q;

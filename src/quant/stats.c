@@ -6,7 +6,7 @@
 
 #include "base/log.h"
 
-enum { BLOCK_ROWS = 512 };
+enum { BLOCK_ROWS = 512, COLUMNS = 256 };
 
 sq_status sq_stat_open(sq_stat *s, int64_t k, sq_error *err) {
     *s = (sq_stat){.k = k};
@@ -56,9 +56,18 @@ static void add_to_sample(sq_stat *s, const float *x) {
 }
 
 float sq_stat_row_weight(const float *x, int64_t k) {
-    double sum = 0;
-    for (int64_t c = 0; c < k; c++) {
+    double sum = 0, lanes[8] = {0};
+    int64_t c = 0;
+    for (; c + 8 <= k; c += 8) {
+        for (int64_t l = 0; l < 8; l++) {
+            lanes[l] += (double)x[c + l] * (double)x[c + l];
+        }
+    }
+    for (; c < k; c++) {
         sum += (double)x[c] * (double)x[c];
+    }
+    for (int64_t l = 0; l < 8; l++) {
+        sum += lanes[l];
     }
     return sum == 0 ? 0.0f : (float)(1 / sqrt(sum / (double)k));
 }
@@ -95,6 +104,17 @@ void sq_stat_finish(sq_stat *s) {
     }
 }
 
+static void add_magnitudes(const float *x, int64_t ldx, int64_t rows, int64_t n, double *sum,
+                           float *top) {
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t c = 0; c < n; c++) {
+            float v = fabsf(x[r * ldx + c]);
+            sum[c] += (double)v;
+            top[c] = v > top[c] ? v : top[c];
+        }
+    }
+}
+
 sq_status sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows, sq_error *err) {
     if (s->block == NULL) {
         s->block = sq_alloc((size_t)s->k, BLOCK_ROWS * sizeof *s->block, "statistics", err);
@@ -102,17 +122,11 @@ sq_status sq_stat_add(sq_stat *s, const float *x, int64_t ldx, int64_t rows, sq_
             return SQ_ENOMEM;
         }
     }
+    int64_t parts = sq_ceil_div(s->k, COLUMNS);
 #pragma omp parallel for schedule(static) if (s->k * rows > 16384)
-    for (int64_t c = 0; c < s->k; c++) {
-        double sum = 0;
-        float top = s->max_abs[c];
-        for (int64_t r = 0; r < rows; r++) {
-            float v = fabsf(x[r * ldx + c]);
-            sum += (double)v;
-            top = v > top ? v : top;
-        }
-        s->sum_abs[c] += sum;
-        s->max_abs[c] = top;
+    for (int64_t p = 0; p < parts; p++) {
+        int64_t at = p * COLUMNS, n = s->k - at < COLUMNS ? s->k - at : COLUMNS;
+        add_magnitudes(x + at, ldx, rows, n, s->sum_abs + at, s->max_abs + at);
     }
     for (int64_t r = 0, n; r < rows; r += n) {
         n = BLOCK_ROWS - s->waiting < rows - r ? BLOCK_ROWS - s->waiting : rows - r;

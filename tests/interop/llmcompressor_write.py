@@ -3,9 +3,10 @@
 python llmcompressor_write.py --version
 python llmcompressor_write.py JOBS.json
 
-JOBS.json: a list of {source, out, recipe, ids, inputs, logits}. `ids`: sequences to calibrate with; `inputs`: safetensors of what
-the model is called with afterwards. The logits are those of the model that oneshot leaves, weights and inputs rounded by
-compressed-tensors in float32: codes times their stored scales, exactly. A line of JSON for each job: {out, error}.
+JOBS.json: a list of {source, out, recipe, ids, inputs, judge, unit}. `ids`: sequences to calibrate with; `inputs`: safetensors
+of what the model is called with afterwards. `judge`: safetensors that get the logits of the model that oneshot leaves, weights and
+inputs rounded by compressed-tensors in float32: codes times their stored scales, exactly; `unit`: not 0, and all that
+stepwise.record says. A line of JSON for each job: {out, error}.
 """
 import copy
 import json
@@ -28,6 +29,8 @@ from llmcompressor.modifiers.transform.awq import AWQModifier  # noqa: E402
 from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier  # noqa: E402
 from llmcompressor.pipelines.cache import IntermediatesCache  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
+
+from stepwise import record  # noqa: E402
 
 if not torch.cuda.is_available():  # its AWQ pins memory for a GPU even where there is none, and fails
     IntermediatesCache.pin_memory = lambda self, batch_index, input_names=None: None
@@ -107,8 +110,9 @@ def run(job):
                   recipe=RECIPES[job["recipe"]](skip), num_calibration_samples=len(ids), max_seq_length=max(map(len, ids)),
                   shuffle_calibration_samples=False, batch_size=1)
     wide = rounded(copy.deepcopy(net))
-    logits = wide(**load_file(job["inputs"]), use_cache=False).logits.flatten(0, 1).float()
-    save_file({"logits": logits.contiguous()}, job["logits"])
+    inputs = load_file(job["inputs"])
+    judge = record(wide, inputs, job["unit"]) if job["unit"] else {"logits": wide(**inputs, use_cache=False).logits.flatten(0, 1).float()}
+    save_file({k: v.contiguous() for k, v in judge.items()}, job["judge"])
     net.save_pretrained(job["out"], save_compressed=True)
 
 

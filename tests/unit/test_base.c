@@ -123,6 +123,51 @@ static void large_blocks_go_back(void **state) {
     assert_int_equal(sq_memory_used(), used);
 }
 
+/* While blocks are kept one of about the size of a freed one takes no new memory, is zeros when
+ * that was asked for, and what is kept never adds to the most that was used at once. */
+static void large_blocks_are_kept(void **state) {
+    enum { MB = 1 << 20 };
+    (void)state;
+    sq_error err = {0};
+    size_t before = resident(), used = sq_memory_used();
+    if (before == 0) {
+        skip();
+    }
+    sq_memory_peak_reset();
+    sq_memory_reuse(1);
+    for (int round = 0; round < 3; round++) {
+        unsigned char *a = sq_alloc(1, (size_t)(32 - round) * MB, "x", &err);
+        assert_non_null(a);
+        for (size_t k = 0; k < 29 * MB; k += 977) {
+            assert_int_equal(a[k], 0);
+        }
+        memset(a, 1, (size_t)(32 - round) * MB);
+        sq_free(a);
+        assert_int_equal(sq_memory_used(), used);
+#if !defined(__SANITIZE_ADDRESS__)
+        assert_true(resident() > before + 24 * MB);
+        assert_true(resident() < before + 40 * MB);
+#endif
+    }
+    unsigned char *b =
+        sq_alloc_raw(1, (size_t)20 * MB, "x", &err); /* the kept one must go for it */
+    assert_non_null(b);
+    memset(b, 1, (size_t)20 * MB);
+#if !defined(__SANITIZE_ADDRESS__)
+    assert_true(resident() < before + 28 * MB);
+#endif
+    sq_memory_limit(used + (size_t)21 * MB); /* counts what is used, not what is kept */
+    sq_free(b);
+    b = sq_alloc_raw(1, (size_t)21 * MB, "x", &err);
+    assert_non_null(b);
+    sq_memory_limit(0);
+    sq_free(b);
+    sq_memory_reuse(0);
+#if !defined(__SANITIZE_ADDRESS__)
+    assert_true(resident() < before + 8 * MB);
+#endif
+}
+
 static void files(void **state) {
     (void)state;
     char dir[] = "/tmp/squint-base-XXXXXX";
@@ -169,9 +214,10 @@ static void numbers_of_any_length(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(f16_round_trip), cmocka_unit_test(bf16_rounding),
-        cmocka_unit_test(memory_limits),  cmocka_unit_test(large_blocks_go_back),
-        cmocka_unit_test(files),          cmocka_unit_test(numbers_of_any_length),
+        cmocka_unit_test(f16_round_trip),        cmocka_unit_test(bf16_rounding),
+        cmocka_unit_test(memory_limits),         cmocka_unit_test(large_blocks_go_back),
+        cmocka_unit_test(large_blocks_are_kept), cmocka_unit_test(files),
+        cmocka_unit_test(numbers_of_any_length),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }

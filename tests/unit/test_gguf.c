@@ -136,6 +136,82 @@ static void test_blocks(void **state) {
     free(l);
 }
 
+/* A row of blocks of codes is ggml's own, where Squint writes the type. */
+static void blocks_as_written(const sq_checkpoint *f, sq_dtype type, const sq_tensor *blocks,
+                              const char *const part[3]) {
+    const sq_tensor *codes = sq_checkpoint_find(f, part[0]);
+    uint8_t row[K / 32 * 34];
+    sq_error err = {0};
+    sq_dtype chosen;
+    sq_qlinear q = {.bits = type == SQ_Q8_0 ? 8 : 4,
+                    .n = codes->shape[0],
+                    .k = codes->shape[1],
+                    .k_padded = codes->shape[1],
+                    .group = 32,
+                    .scale_type = SQ_F16};
+    size_t n = (size_t)(q.n * q.k), cells = n / 32;
+    q.codes = calloc(n, 1);
+    q.zeros = calloc(cells, 1);
+    q.scales = calloc(cells, sizeof(float));
+    memcpy(q.codes, codes->data, n);
+    memcpy(q.zeros, sq_checkpoint_find(f, part[1])->data, cells);
+    memcpy(q.scales, sq_checkpoint_find(f, part[2])->data, cells * sizeof(float));
+    assert_int_equal(sq_gguf_block_type(&q, 0, "x", &chosen, NULL, &err), SQ_OK);
+    assert_int_equal(chosen, type);
+    size_t bytes = (size_t)blocks->shape[1];
+    for (int64_t r = 0; r < q.n; r++) {
+        sq_gguf_block_row(&q, type, r, row);
+        assert_memory_equal(row, (const uint8_t *)blocks->data + (size_t)r * bytes, bytes);
+    }
+    free(q.codes);
+    free(q.zeros);
+    free(q.scales);
+}
+
+/* Blocks by ggml, values by gguf-py (tests/oracle/gen_blocks.py). */
+static void test_blocks_by_ggml(void **state) {
+    static const struct {
+        const char *name;
+        sq_dtype type;
+        int written;
+    } rows[] = {{"Q4_0", SQ_Q4_0, 1}, {"Q4_1", SQ_Q4_1, 1}, {"Q8_0", SQ_Q8_0, 1},
+                {"Q5_0", SQ_Q5_0, 0}, {"Q5_1", SQ_Q5_1, 0}, {"Q4_K", SQ_Q4_K, 0},
+                {"Q5_K", SQ_Q5_K, 0}, {"Q6_K", SQ_Q6_K, 0}};
+    static const char *const parts[] = {"blocks", "values", "codes", "zeros", "scale"};
+    char path[600], key[5][32];
+    sq_checkpoint *f;
+    sq_error err = {0};
+    (void)state;
+    snprintf(path, sizeof path, "%s/tests/golden/quant/blocks.safetensors", getenv("SQ_TEST_ROOT"));
+    assert_int_equal(sq_checkpoint_open(&f, path, &err), SQ_OK);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        for (int k = 0; k < 5; k++) {
+            snprintf(key[k], sizeof key[k], "%s.%s", rows[i].name, parts[k]);
+        }
+        const sq_tensor *blocks = sq_checkpoint_find(f, key[0]),
+                        *values = sq_checkpoint_find(f, key[1]);
+        int64_t n = values->shape[0], k = values->shape[1];
+        float *got = calloc((size_t)(n * k), sizeof *got);
+        sq_weight w;
+        assert_int_equal(sq_weight_blocks(&w, rows[i].type, blocks->data, n, k, &err), SQ_OK);
+        sq_weight_rows_f32(&w, 0, n, got);
+        for (int64_t j = 0; j < n * k; j++) {
+            float want = ((const float *)values->data)[j];
+            if (!(got[j] == want)) {
+                fail_msg("%s: number %d is %.9g, wanted %.9g", rows[i].name, (int)j, (double)got[j],
+                         (double)want);
+            }
+        }
+        if (rows[i].written) {
+            blocks_as_written(f, rows[i].type, blocks,
+                              (const char *const[]){key[2], key[3], key[4]});
+        }
+        sq_weight_free(&w);
+        free(got);
+    }
+    sq_checkpoint_close(&f);
+}
+
 static void refuse_blocks(linear *l, const char *words, const char *hint) {
     sq_error err = {0};
     sq_dtype type;
@@ -519,11 +595,12 @@ static void test_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_blocks),       cmocka_unit_test(test_refused_blocks),
-        cmocka_unit_test(test_writer),       cmocka_unit_test(test_models),
-        cmocka_unit_test(test_tokenizer),    cmocka_unit_test(test_quantize),
-        cmocka_unit_test(test_codes),        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_other_blocks), cmocka_unit_test(test_round_trips),
+        cmocka_unit_test(test_blocks),         cmocka_unit_test(test_refused_blocks),
+        cmocka_unit_test(test_blocks_by_ggml), cmocka_unit_test(test_writer),
+        cmocka_unit_test(test_models),         cmocka_unit_test(test_tokenizer),
+        cmocka_unit_test(test_quantize),       cmocka_unit_test(test_codes),
+        cmocka_unit_test(test_refused),        cmocka_unit_test(test_other_blocks),
+        cmocka_unit_test(test_round_trips),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

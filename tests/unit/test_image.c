@@ -8,24 +8,8 @@
 #include <cmocka.h>
 
 #include "base/file.h"
-#include "base/json.h"
 #include "vision/image.h"
-
-static char *golden(const char *name) {
-    static char path[4096];
-    const char *root = getenv("SQ_TEST_ROOT");
-    snprintf(path, sizeof path, "%s/tests/golden/vision/%s", root ? root : ".", name);
-    return path;
-}
-
-static json_t *expected(void) {
-    json_t *v = NULL;
-    sq_error err = {0};
-    if (sq_json_load(golden("expected.json"), &v, &err) != SQ_OK) {
-        fail_msg("%s", err.text);
-    }
-    return v;
-}
+#include "vision_golden.h"
 
 static uint32_t crc32_of(const void *data, size_t n) {
     const uint8_t *p = data;

@@ -11,13 +11,11 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "conversations.h"
 #include "quant/fingerprint.h"
 #include "quant/quant.h"
 #include "quant/samples.h"
 #include "quant/stats_file.h"
-
-static char dir[] = "/tmp/squint-interrupted-XXXXXX";
-static char model[512], calib[512];
 
 static const char *in_dir(const char *name) {
     static char paths[64][600]; /* more than one test holds at a time */
@@ -29,29 +27,7 @@ static const char *in_dir(const char *name) {
 
 static int setup(void **state) {
     (void)state;
-    sq_buf b = {0};
-    snprintf(model, sizeof model, "%s/tests/golden/models/qwen25vl-nested-f32",
-             getenv("SQ_TEST_ROOT"));
-    if (mkdtemp(dir) == NULL) {
-        return -1;
-    }
-    snprintf(calib, sizeof calib, "%s/calib.jsonl", dir);
-    for (int i = 0; i < 4; i++) {
-        sq_buf_printf(
-            &b,
-            "{\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"image\", \"image\": "
-            "\"%s/../media/even.png\"}, {\"type\": \"text\", \"text\": \"Number %d?\"}]}, "
-            "{\"role\": \"assistant\", \"content\": \"It is %d.\"}]}\n",
-            model, i, i * 7);
-    }
-    sq_status st = sq_file_write(calib, b.data, b.len, NULL);
-    sq_buf_free(&b);
-    return st == SQ_OK ? 0 : -1;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    return sq_remove_tree(dir, NULL) == SQ_OK ? 0 : -1;
+    return setup_conversations(4);
 }
 
 /* ---- files ---- */

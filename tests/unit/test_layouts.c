@@ -1,4 +1,5 @@
 /* Layouts of other packages: published words, and unpack(pack(x)) == x. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -11,6 +12,7 @@
 #include "format/ct.h"
 #include "format/layouts.h"
 #include "format/qlinear.h"
+#include "kernels/kernels.h"
 
 enum { N = 32, K = 64, GROUP = 32, GROUPS = K / GROUP };
 
@@ -205,7 +207,16 @@ static void order_of_columns(void **state) {
     assert_int_equal(sq_layout_order(&f, uneven, columns), -1);
 }
 
-/* ---- the packages' own words (tests/oracle/gen_layouts.py) ---- */
+/* ---- the packages' own words (tests/oracle/gen_layouts.py, gen_ct.py) ---- */
+
+static sq_checkpoint *golden_file(const char *name) {
+    char path[600];
+    sq_checkpoint *f = NULL;
+    sq_error err = {0};
+    snprintf(path, sizeof path, "%s/tests/golden/quant/%s", getenv("SQ_TEST_ROOT"), name);
+    assert_int_equal(sq_checkpoint_open(&f, path, &err), SQ_OK);
+    return f;
+}
 
 static const sq_tensor *part(const sq_checkpoint *f, const char *name, const char *what) {
     char key[64];
@@ -225,16 +236,17 @@ static void as_given(const sq_qlinear *q, const sq_checkpoint *f, const char *na
     assert_memory_equal(q->scales, part(f, name, "scale")->data, cells * 4);
 }
 
-/* Stored again, to the byte. */
+/* Stored again as so many tensors, to the byte. */
 static void as_packed(const sq_qlinear *q, sq_layout layout, const sq_checkpoint *f,
-                      const char *name) {
+                      const char *name, int tensors) {
     sq_qtensor t[SQ_QTENSORS];
     sq_error err = {0};
     int n;
     assert_int_equal(sq_qlinear_store(q, layout, name, t, &n, &err), SQ_OK);
-    assert_int_equal(n, sq_layout_is_gptq(layout) ? 4 : 3);
+    assert_int_equal(n, tensors);
     for (int i = 0; i < n; i++) {
         const sq_tensor *want = part(f, name, t[i].suffix + 1);
+        assert_non_null(want);
         assert_int_equal(t[i].dtype, want->dtype);
         assert_int_equal(t[i].bytes, want->bytes);
         assert_memory_equal(t[i].data, want->data, want->bytes);
@@ -256,12 +268,8 @@ static void packed_by_the_packages(void **state) {
         {"v2-8bit", SQ_LAYOUT_GPTQ_V2, 8, 64, 0},  {"v2-act", SQ_LAYOUT_GPTQ_V2, 4, 32, 1},
         {"v1-sym", SQ_LAYOUT_GPTQ, 4, 128, 0},     {"v1-8bit", SQ_LAYOUT_GPTQ, 8, 64, 0},
         {"v1-act", SQ_LAYOUT_GPTQ, 4, 32, 1},      {"v1-zero", SQ_LAYOUT_GPTQ, 4, 32, 0}};
-    char path[600];
-    sq_checkpoint *f;
+    sq_checkpoint *f = golden_file("layouts.safetensors");
     sq_error err = {0};
-    snprintf(path, sizeof path, "%s/tests/golden/quant/layouts.safetensors",
-             getenv("SQ_TEST_ROOT"));
-    assert_int_equal(sq_checkpoint_open(&f, path, &err), SQ_OK);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *name = cases[i].name;
         const sq_tensor *codes = part(f, name, "codes");
@@ -275,9 +283,85 @@ static void packed_by_the_packages(void **state) {
         assert_int_equal(q.columns != NULL, cases[i].act_order);
         as_given(&q, f, name);
         if (strcmp(name, "v1-zero") != 0) {
-            as_packed(&q, cases[i].layout, f, name);
+            as_packed(&q, cases[i].layout, f, name, sq_layout_is_gptq(cases[i].layout) ? 4 : 3);
         } else {
             assert_int_equal(sq_qlinear_check(&q, SQ_LAYOUT_GPTQ, name, &err), SQ_EUNSUPPORTED);
+        }
+        sq_qlinear_free(&q);
+    }
+    sq_checkpoint_close(&f);
+}
+
+/* Inputs rounded as compressed-tensors rounds them, row by row: the sums are of the same integers.
+ */
+static void as_computed(const sq_qlinear *q, int symmetric, const sq_checkpoint *f,
+                        const char *name) {
+    const sq_tensor *x = part(f, name, "x");
+    const float *want = part(f, name, "y")->data;
+    int64_t rows = x->shape[0];
+    float *got = need((size_t)(rows * q->n), sizeof *got);
+    sq_weight w;
+    sq_error err = {0};
+    assert_int_equal(sq_weight_codes(&w, q->bits, q->codes, q->scales, q->zeros, q->n, q->k,
+                                     q->k_padded, q->group, &err),
+                     SQ_OK);
+    /* A zero point's part is taken from the whole sum, which is long where an input is. */
+    float limit = symmetric ? 1e-6f : 1e-5f;
+    sq_product product = {&w, NULL, got, q->n};
+    sq_matmul_rounded(&product, 1, symmetric ? SQ_ROUND_8_SYMMETRIC : SQ_ROUND_8, x->data, q->k,
+                      rows);
+    for (int64_t r = 0; r < rows; r++) {
+        float top = 0;
+        for (int64_t i = r * q->n; i < (r + 1) * q->n; i++) {
+            top = fmaxf(top, fabsf(want[i]));
+        }
+        for (int64_t i = r * q->n; i < (r + 1) * q->n; i++) {
+            if (!(fabsf(got[i] - want[i]) <= limit * top)) {
+                fail_msg("%s, row %d: %g, wanted %g", name, (int)r, (double)got[i],
+                         (double)want[i]);
+            }
+        }
+    }
+    sq_weight_free(&w);
+    sq_free(got);
+}
+
+static void stored_by_compressed_tensors(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        sq_ct_scheme scheme; /* bits, group, symmetric; bits of the inputs, symmetric */
+        int tensors;
+    } cases[] = {{"packed-sym-32", {4, 32, 1, 0, 0}, 3},
+                 {"packed-asym-32", {4, 32, 0, 0, 0}, 4},
+                 {"packed-asym-128", {4, 128, 0, 0, 0}, 4},
+                 {"packed-row", {4, 0, 0, 0, 0}, 4},
+                 {"packed-8bit", {8, 32, 1, 0, 0}, 3},
+                 {"packed-8bit-asym", {8, 64, 0, 0, 0}, 4},
+                 {"w8a8", {8, 0, 1, 8, 1}, 2},
+                 {"w8a8-asym-inputs", {8, 0, 1, 8, 0}, 2},
+                 {"w8a8-asym", {8, 0, 0, 8, 1}, 3},
+                 {"w4a8-32", {4, 32, 1, 8, 1}, 2},
+                 {"w4a8-asym-32", {4, 32, 0, 8, 1}, 3},
+                 {"w4a8-asym-128", {4, 128, 0, 8, 0}, 3}};
+    sq_checkpoint *f = golden_file("ct.safetensors");
+    sq_error err = {0};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *name = cases[i].name;
+        const sq_ct_scheme *s = &cases[i].scheme;
+        const sq_tensor *codes = part(f, name, "codes");
+        sq_qparts p = {part(f, name, s->act_bits ? "weight" : "weight_packed"),
+                       part(f, name, "weight_scale"), part(f, name, "weight_zero_point"),
+                       part(f, name, "weight_shape")};
+        sq_qlinear q;
+        if (sq_qlinear_read(&q, &p, SQ_LAYOUT_CT, s, codes->shape[0], codes->shape[1], name,
+                            &err) != SQ_OK) {
+            fail_msg("%s", err.text);
+        }
+        as_given(&q, f, name);
+        as_packed(&q, SQ_LAYOUT_CT, f, name, cases[i].tensors);
+        if (s->act_bits > 0) {
+            as_computed(&q, s->act_symmetric, f, name);
         }
         sq_qlinear_free(&q);
     }
@@ -364,6 +448,7 @@ int main(void) {
         cmocka_unit_test(golden_awq),
         cmocka_unit_test(golden_gptq),
         cmocka_unit_test(packed_by_the_packages),
+        cmocka_unit_test(stored_by_compressed_tensors),
         cmocka_unit_test(every_form_comes_back),
         cmocka_unit_test(what_a_layout_cannot_hold),
         cmocka_unit_test(order_of_columns),

@@ -10,24 +10,8 @@
 #include <cmocka.h>
 
 #include "base/file.h"
-#include "base/json.h"
 #include "vision/preprocess.h"
-
-static char *golden(const char *name) {
-    static char path[4096];
-    const char *root = getenv("SQ_TEST_ROOT");
-    snprintf(path, sizeof path, "%s/tests/golden/vision/%s", root ? root : ".", name);
-    return path;
-}
-
-static json_t *expected(void) {
-    json_t *v = NULL;
-    sq_error err = {0};
-    if (sq_json_load(golden("expected.json"), &v, &err) != SQ_OK) {
-        fail_msg("%s", err.text);
-    }
-    return v;
-}
+#include "vision_golden.h"
 
 static int64_t int_at(const json_t *list, size_t i) {
     return json_integer_value(json_array_get(list, i));

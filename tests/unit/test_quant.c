@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "conversations.h"
 #include "quant/inputs.h"
 #include "quant/policy.h"
 #include "quant/quant.h"
@@ -19,35 +20,9 @@
 #include "quant/refine.h"
 #include "quant/tap.h"
 
-static char dir[] = "/tmp/squint-quant-XXXXXX";
-static char model[512], calib[512];
-
 static int setup(void **state) {
     (void)state;
-    snprintf(model, sizeof model, "%s/tests/golden/models/qwen25vl-nested-f32",
-             getenv("SQ_TEST_ROOT"));
-    if (mkdtemp(dir) == NULL) {
-        return -1;
-    }
-    snprintf(calib, sizeof calib, "%s/calib.jsonl", dir);
-    sq_buf b = {0};
-    for (int i = 0; i < 8; i++) {
-        sq_buf_printf(
-            &b,
-            "{\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"image\", \"image\": "
-            "\"%s/../media/even.png\"}, {\"type\": \"text\", \"text\": \"Number %d, what is "
-            "it?\"}]}, "
-            "{\"role\": \"assistant\", \"content\": \"It is the answer %d of many.\"}]}\n",
-            model, i, i * 7);
-    }
-    sq_status st = sq_file_write(calib, b.data, b.len, NULL);
-    sq_buf_free(&b);
-    return st == SQ_OK ? 0 : -1;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    return sq_remove_tree(dir, NULL) == SQ_OK ? 0 : -1;
+    return setup_conversations(8);
 }
 
 static void path_of(char *out, size_t cap, const char *name) {
