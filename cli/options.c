@@ -18,6 +18,20 @@ int cli_usage(const char *fmt, ...) {
     return EXIT_USAGE;
 }
 
+int cli_indivisible(const char *verb, const char *text, sq_indivisible *out) {
+    static const char *const names[] = {"pad", "smaller-group", "channel", "keep"};
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *out = (sq_indivisible)i;
+            return 1;
+        }
+    }
+    cli_usage("%s: bad value for --on-indivisible; got '%s', wanted pad, smaller-group, channel or "
+              "keep",
+              verb, text);
+    return 0;
+}
+
 static int parse_bytes(const char *s, size_t *out) {
     char *end;
     errno = 0;

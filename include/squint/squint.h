@@ -261,11 +261,14 @@ typedef struct sq_plan_options {
     int64_t group_size;    /* 0: 128 */
     int symmetric;         /* 1: without zero points */
     const char *vision;    /* scheme of the tower; NULL: kept */
-    size_t memory;         /* what there is; 0: what the system has available */
-    const char *method;    /* of quantize, for what calibration takes; NULL: awq */
-    int64_t samples, seq;  /* of the calibration; 0: 128 of 512 tokens */
-    const char *kv_type;   /* see sq_model_set_kv_type */
-    int rates;             /* 1: measure this machine (under a second) and forecast times */
+    const char *embedding, *lm_head, *profile; /* as sq_quantize_options'; with one of them, or with
+                                                  `vision`, the scheme is w4a16 unless given */
+    sq_indivisible indivisible;
+    size_t memory;        /* what there is; 0: what the system has available */
+    const char *method;   /* of quantize, for what calibration takes; NULL: awq */
+    int64_t samples, seq; /* of the calibration; 0: 128 of 512 tokens */
+    const char *kv_type;  /* see sq_model_set_kv_type */
+    int rates;            /* 1: measure this machine (under a second) and forecast times */
 } sq_plan_options;
 /* *report: cli.md's keys of `plan`. SQ_ENOMEM, with the report, when it does not fit. */
 SQ_API sq_status sq_plan_memory(const char *model, const sq_plan_options *options, char **report,
