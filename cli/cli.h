@@ -36,6 +36,12 @@ typedef struct cli_list {
 #define KV_OPTION(to)                                                                              \
     { "--kv-type", CLI_TEXT, &(to), "f32|f16|bf16|int8  how keys and values are kept (f32)" }
 
+#define PACKED_OPTION(to)                                                                          \
+    {                                                                                              \
+        "--packed-cache", CLI_FLAG, &(to),                                                         \
+            "keep packed weights in a file beside the model, and map it at the next start"         \
+    }
+
 /* How the output head is held. */
 #define HEAD_OPTION(to)                                                                            \
     {                                                                                              \

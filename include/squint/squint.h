@@ -46,6 +46,16 @@ typedef struct sq_media_options {
 
 SQ_API sq_status sq_model_open(sq_model **out, const char *path, const sq_media_options *media,
                                sq_error *err);
+/* The same, quicker from the second time on: packed weights are kept in a file beside the model
+ * (FOLDER/squint.packed, FILE.packed), as large as they are in memory, and mapped. keep_packed
+ * writes it, to be called when the head is set, before sessions; it does nothing where the file is
+ * complete. A file that is cut off, damaged or of other model files is not taken, but written anew;
+ * where that fails (a full disk, a folder that is read only) all goes on without. Both say so to
+ * the log. */
+SQ_API sq_status sq_model_open_packed(sq_model **out, const char *path,
+                                      const sq_media_options *media, const sq_progress *progress,
+                                      sq_error *err);
+SQ_API sq_status sq_model_keep_packed(sq_model *model, const sq_progress *progress, sq_error *err);
 /* How the KV cache of sessions opened from now on is stored: "f32" (at first), "f16", "bf16" or
  * "int8" (a scale for each head and token); NULL changes nothing. */
 SQ_API sq_status sq_model_set_kv_type(sq_model *model, const char *type, sq_error *err);
@@ -110,6 +120,7 @@ typedef struct sq_result {
     size_t kv_bytes;
     const sq_image_info *images;
     size_t n_images;
+    double first_token_s; /* since the call began: pictures read, vision and prefill */
 } sq_result;
 
 SQ_API sq_status sq_session_open(sq_session **out, sq_model *model, sq_error *err);
@@ -282,6 +293,8 @@ typedef struct sq_bench_options {
     const char *kv_type;    /* see sq_model_set_kv_type */
     const char *head;       /* see sq_model_set_head */
     const char *compute;    /* see sq_model_set_compute */
+    int packed;             /* see sq_model_open_packed */
+    int cold; /* the system forgets the model's files first, so that loading reads the disk */
 } sq_bench_options;
 /* Speed with random tokens and a picture of noise. *report: cli.md's keys of `bench` (medians),
  * their spread, and the share of this machine's read rate that decoding reaches. */
