@@ -222,6 +222,6 @@ void test_kv(const sq_kernels *ref) {
             softmax(ref, n, n <= SQ_KV_TOKENS && n % 2 == 0 ? SQ_KV_TOKENS : 3 * SQ_KV_TOKENS,
                     kind);
         }
-        weights(ref, (int)n % 5);
+        weights(ref, (int)n % 4);
     }
 }
