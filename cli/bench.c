@@ -19,7 +19,8 @@ static void show(const json_t *r) {
            json_string_value(json_object_get(r, "kv_type")),
            json_string_value(json_object_get(r, "lm_head")),
            (int)json_integer_value(json_object_get(r, "repeat")));
-    printf("%-9s %10.2f s\n", "load", cli_real(r, "load_s"));
+    printf("%-9s %10.2f s, first token after %.2f s\n", "load", cli_real(r, "load_s"),
+           cli_real(r, "first_token_s"));
     show_rate(s, "vision_s", "vision", "s");
     show_rate(s, "prefill_tokens_per_s", "prefill", "tokens/s");
     show_rate(s, "decode_tokens_per_s", "decode", "tokens/s");
@@ -44,6 +45,8 @@ int verb_bench(int argc, char **argv) {
         KV_OPTION(o.kv_type),
         HEAD_OPTION(o.head),
         COMPUTE_OPTION(o.compute),
+        PACKED_OPTION(o.packed),
+        {"--cold", CLI_FLAG, &o.cold, "the model's files leave the page cache first"},
         {NULL, CLI_FLAG, NULL, NULL},
     };
     int status = cli_parse("bench", argc, argv, options, pos, 1, 1, &common);

@@ -36,6 +36,12 @@ typedef struct cli_list {
 #define KV_OPTION(to)                                                                              \
     { "--kv-type", CLI_TEXT, &(to), "f32|f16|bf16|int8  how keys and values are kept (f32)" }
 
+#define PACKED_OPTION(to)                                                                          \
+    {                                                                                              \
+        "--packed-cache", CLI_FLAG, &(to),                                                         \
+            "keep packed weights in a file beside the model, and map it at the next start"         \
+    }
+
 /* How the output head is held. */
 #define HEAD_OPTION(to)                                                                            \
     {                                                                                              \
@@ -64,6 +70,18 @@ typedef struct cli_verb {
  * on, else the exit status (help shown, or an error printed). */
 int cli_parse(const char *verb, int argc, char **argv, const cli_option *options, const char **pos,
               int min_pos, int max_pos, cli_common *common);
+
+/* --on-indivisible's word; 0 after an error printed. */
+int cli_indivisible(const char *verb, const char *text, sq_indivisible *out);
+
+/* What each part of the model gets, of quantize and plan. */
+#define PART_OPTIONS(o, indivisible)                                                               \
+    {"--profile", CLI_TEXT, &(o).profile,                                                          \
+     "FILE.json  scheme and group by part, laid over the flags; torchchat's keys are read"},       \
+        {"--embedding", CLI_TEXT, &(o).embedding, "keep|w8a16|w4a16  with a tied head (keep)"},    \
+        {"--lm-head", CLI_TEXT, &(o).lm_head, "keep|w8a16|w4a16  a head of its own (keep)"}, {     \
+        "--on-indivisible", CLI_TEXT, &(indivisible), "pad|smaller-group|channel|keep  (pad)"      \
+    }
 
 /* Calls f for every option of every verb, with the verb's name, and for the options that all verbs
  * have, with NULL. The names and helps are static. */

@@ -18,6 +18,20 @@ int cli_usage(const char *fmt, ...) {
     return EXIT_USAGE;
 }
 
+int cli_indivisible(const char *verb, const char *text, sq_indivisible *out) {
+    static const char *const names[] = {"pad", "smaller-group", "channel", "keep"};
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *out = (sq_indivisible)i;
+            return 1;
+        }
+    }
+    cli_usage("%s: bad value for --on-indivisible; got '%s', wanted pad, smaller-group, channel or "
+              "keep",
+              verb, text);
+    return 0;
+}
+
 static int parse_bytes(const char *s, size_t *out) {
     char *end;
     errno = 0;
@@ -126,16 +140,35 @@ void cli_each_option(cli_option_fn f, void *user) {
 static int visit(const char *verb, const cli_option *options, const cli_option *shared) {
     for (int pass = 0; pass < 2; pass++) {
         for (const cli_option *o = pass == 0 ? options : shared; o->name != NULL; o++) {
-            visitor.f(visitor.user, pass == 0 ? verb : NULL, o);
+            int own = pass == 0 || strcmp(o->name, "--mmproj") == 0; /* not every verb's */
+            visitor.f(visitor.user, own ? verb : NULL, o);
         }
     }
     return EXIT_OK;
+}
+
+/* Whether a verb opens a model. */
+static int takes_model(const char *verb) {
+    const char *args = cli_find(verb)->args;
+    return strncmp(args, "MODEL", 5) == 0 || strncmp(args, "IN", 2) == 0;
+}
+
+/* The language model and its mmproj as one model, which lives as long as the program. */
+static const char *join_model(const char *verb, const char *model, const char *mmproj) {
+    static char both[8192];
+    int n = snprintf(both, sizeof both, "%s+%s", model, mmproj);
+    if (n < 0 || (size_t)n >= sizeof both) {
+        cli_usage("%s: the paths of MODEL and --mmproj are too long", verb);
+        return NULL;
+    }
+    return both;
 }
 
 int cli_parse(const char *verb, int argc, char **argv, const cli_option *options, const char **pos,
               int min_pos, int max_pos, cli_common *common) {
     int64_t threads = 0;
     int n_pos = 0;
+    const char *mmproj = NULL;
     const cli_option shared[] = {
         {"--json", CLI_FLAG, &common->json, "one JSON object on standard output"},
         {"--threads", CLI_INT, &threads, "N  threads to use (all cores)"},
@@ -144,6 +177,8 @@ int cli_parse(const char *verb, int argc, char **argv, const cli_option *options
         {"--max-ram", CLI_BYTES, &common->runtime.max_ram, "SIZE  limit on memory, such as 4GiB"},
         {"-q", CLI_FLAG, &common->quiet, "no progress"},
         {"--help", CLI_FLAG, &common->help, "this text"},
+        {takes_model(verb) ? "--mmproj" : NULL, CLI_TEXT, &mmproj,
+         "FILE.gguf  the vision tower of a MODEL in GGUF (none where a folder holds both)"},
         {NULL, CLI_FLAG, NULL, NULL},
     };
     if (visitor.f != NULL) {
@@ -186,6 +221,9 @@ int cli_parse(const char *verb, int argc, char **argv, const cli_option *options
     if (threads < 0 || threads > 4096) {
         return cli_usage("%s: bad value for --threads; got %lld, wanted 0..4096", verb,
                          (long long)threads);
+    }
+    if (mmproj != NULL && (pos[0] = join_model(verb, pos[0], mmproj)) == NULL) {
+        return EXIT_USAGE;
     }
     common->runtime.threads = (int)threads;
     sq_error err = {0};

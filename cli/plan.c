@@ -133,7 +133,7 @@ static void show(const json_t *r) {
 int verb_plan(int argc, char **argv) {
     cli_common common = {0};
     sq_plan_options o = {0};
-    const char *pos[1], *svg = NULL;
+    const char *pos[1], *svg = NULL, *indivisible = "pad";
     int64_t image[2] = {0};
     int no_times = 0;
     const cli_option options[] = {
@@ -145,6 +145,7 @@ int verb_plan(int argc, char **argv) {
         {"--group-size", CLI_INT, &o.group_size, "N|-1  columns a group (128)"},
         {"--sym", CLI_FLAG, &o.symmetric, "without zero points"},
         {"--vision", CLI_TEXT, &o.vision, "keep|w8a16|w8a8|w4a16  the tower's scheme (keep)"},
+        PART_OPTIONS(o, indivisible),
         KV_OPTION(o.kv_type),
         {"--memory", CLI_BYTES, &o.memory, "SIZE  what there is, such as 8GiB (what is available)"},
         {"--method", CLI_TEXT, &o.method, "rtn|awq|gptq|awq+gptq  what quantizing takes (awq)"},
@@ -157,6 +158,9 @@ int verb_plan(int argc, char **argv) {
     int status = cli_parse("plan", argc, argv, options, pos, 1, 1, &common);
     if (status >= 0) {
         return status;
+    }
+    if (!cli_indivisible("plan", indivisible, &o.indivisible)) {
+        return EXIT_USAGE;
     }
     o.width = image[0];
     o.height = image[1];

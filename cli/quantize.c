@@ -119,8 +119,6 @@ static void show_calibrated(const json_t *r) {
         "--vision", CLI_TEXT, &(o).vision, "keep|w8a16|w4a16|w8a8|w4a8  tower and merger (keep)"   \
     }
 
-static const char *const indivisible_names[] = {"pad", "smaller-group", "channel", "keep"};
-
 int verb_quantize(int argc, char **argv) {
     cli_common common = {0};
     sq_quantize_options o = {0};
@@ -130,8 +128,7 @@ int verb_quantize(int argc, char **argv) {
     const cli_option options[] = {
         {"-o", CLI_TEXT, &out, "OUT  folder (or .gguf file) to write; appears only when complete"},
         {"--method", CLI_TEXT, &o.method, "rtn|awq|gptq|awq+gptq  (awq)"},
-        {"--profile", CLI_TEXT, &o.profile,
-         "FILE.json  scheme and group by part, laid over the flags; torchchat's keys are read"},
+        PART_OPTIONS(o, indivisible),
         {"--damp", CLI_REAL, &o.damp, "F  GPTQ: share of the mean diagonal added to it (0.01)"},
         {"--no-act-order", CLI_FLAG, &o.no_act_order, "GPTQ: columns as they lie"},
         {"--scheme", CLI_TEXT, &o.scheme, "w4a16|w8a16|w8a8|w4a8  (w4a16)"},
@@ -145,9 +142,6 @@ int verb_quantize(int argc, char **argv) {
         {"--sequential", CLI_FLAG, &o.sequential,
          "each layer is calibrated on the output of the quantized layers before it; without it, on "
          "the original's"},
-        {"--on-indivisible", CLI_TEXT, &indivisible, "pad|smaller-group|channel|keep  (pad)"},
-        {"--embedding", CLI_TEXT, &o.embedding, "keep|w8a16|w4a16  with a tied head (keep)"},
-        {"--lm-head", CLI_TEXT, &o.lm_head, "keep|w8a16|w4a16  a head of its own (keep)"},
         {"--tp", CLI_INT, &tp,
          "N  ranks of a tensor-parallel engine: the MLP is widened with zeros until each gets "
          "whole "
@@ -177,17 +171,9 @@ int verb_quantize(int argc, char **argv) {
     if (sym && asym) {
         return cli_usage("quantize: got both --sym and --asym; wanted one");
     }
-    size_t i = 0, n = sizeof indivisible_names / sizeof *indivisible_names;
-    while (i < n && strcmp(indivisible, indivisible_names[i]) != 0) {
-        i++;
+    if (!cli_indivisible("quantize", indivisible, &o.indivisible)) {
+        return EXIT_USAGE;
     }
-    if (i == n) {
-        return cli_usage(
-            "quantize: bad value for --on-indivisible; got '%s', wanted pad, smaller-group, "
-            "channel or keep",
-            indivisible);
-    }
-    o.indivisible = (sq_indivisible)i;
     o.symmetric = sym;
     o.tp = (int)(tp < 0 || tp > INT_MAX ? -1 : tp);
     o.max_ram = common.runtime.max_ram;

@@ -43,13 +43,14 @@ static void print_json(const sq_result *r, const sq_model *model) {
     double decode =
         r->decode_s > 0 && r->n_tokens > 1 ? (double)(r->n_tokens - 1) / r->decode_s : 0;
     json_t *o = json_pack(
-        "{s:s, s:o, s:I, s:s, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:{s:I, s:I, s:I}, s:o, s:s}",
+        "{s:s, s:o, s:I, s:s, s:{s:f, s:f, s:f, s:f, s:f, s:f, s:f}, s:{s:I, s:I, s:I}, s:o, s:s}",
         "text", r->text, "tokens", tokens, "prompt_tokens", (json_int_t)r->prompt_tokens,
         "finish_reason", r->finish_reason, "timings", "load_s", load_s, "vision_s", r->vision_s,
         "prefill_s", r->prefill_s, "decode_s", r->decode_s, "prefill_tokens_per_s", prefill,
-        "decode_tokens_per_s", decode, "kv", "tokens", (json_int_t)r->kv_tokens, "capacity_tokens",
-        (json_int_t)r->kv_capacity_tokens, "bytes", (json_int_t)r->kv_bytes, "images",
-        image_list(r), "lm_head", head == NULL ? "as stored" : head);
+        "decode_tokens_per_s", decode, "first_token_s", load_s + r->first_token_s, "kv", "tokens",
+        (json_int_t)r->kv_tokens, "capacity_tokens", (json_int_t)r->kv_capacity_tokens, "bytes",
+        (json_int_t)r->kv_bytes, "images", image_list(r), "lm_head",
+        head == NULL ? "as stored" : head);
     char *text = json_dumps(o, JSON_COMPACT);
     if (text != NULL) {
         puts(text);
@@ -79,6 +80,14 @@ static sq_status open_model(sq_model **model, const char *path, const sq_media_o
     return st == SQ_OK ? sq_model_set_kv_type(*model, kv_type, err) : st;
 }
 
+/* How a model is opened to answer. */
+typedef struct opening {
+    const char *kv_type, *head, *compute;
+    int packed;
+} opening;
+#define OPENING_OPTIONS(o)                                                                         \
+    HEAD_OPTION((o).head), COMPUTE_OPTION((o).compute), PACKED_OPTION((o).packed)
+
 /* Rounds the head where that pays, and says so. */
 static sq_status set_head(sq_model *model, const char *head, const cli_common *common,
                           sq_error *err) {
@@ -91,17 +100,31 @@ static sq_status set_head(sq_model *model, const char *head, const cli_common *c
     return st;
 }
 
+static sq_status open_to_answer(sq_model **model, const char *path, const opening *how,
+                                const sq_media_options *media, const cli_common *common,
+                                sq_error *err) {
+    const sq_progress *progress = cli_progress(common);
+    sq_status st = how->packed ? sq_model_open_packed(model, path, media, progress, err)
+                               : sq_model_open(model, path, media, err);
+    st = st == SQ_OK ? sq_model_set_kv_type(*model, how->kv_type, err) : st;
+    st = st == SQ_OK ? set_head(*model, how->head, common, err) : st;
+    st = st == SQ_OK ? sq_model_set_compute(*model, how->compute, err) : st;
+    st = st == SQ_OK ? sq_model_keep_packed(*model, progress, err) : st;
+    cli_progress_done();
+    return st;
+}
+
 int verb_run(int argc, char **argv) {
     cli_common common = {0};
     cli_ask ask = {0};
     sq_sampling sampling = {0};
     cli_list stop = {0};
-    const char *pos[1], *head = NULL, *compute = NULL;
+    const char *pos[1];
+    opening how = {0};
     const cli_option options[] = {
         CLI_ASK_OPTIONS(ask),
         SAMPLING_OPTIONS(sampling, stop),
-        HEAD_OPTION(head),
-        COMPUTE_OPTION(compute),
+        OPENING_OPTIONS(how),
         {"--no-cache", CLI_FLAG, &sampling.no_cache,
          "compute the whole prompt anew for every token"},
         {NULL, CLI_FLAG, NULL, NULL},
@@ -126,9 +149,8 @@ int verb_run(int argc, char **argv) {
     sq_model *model = NULL;
     sq_session *session = NULL;
     sq_result result = {.text = ""};
-    sq_status st = open_model(&model, pos[0], &ask.media, ask.kv_type, &err);
-    st = st == SQ_OK ? set_head(model, head, &common, &err) : st;
-    st = st == SQ_OK ? sq_model_set_compute(model, compute, &err) : st;
+    how.kv_type = ask.kv_type;
+    sq_status st = open_to_answer(&model, pos[0], &how, &ask.media, &common, &err);
     if (st == SQ_OK) {
         st = sq_session_open(&session, model, &err);
     }
@@ -319,14 +341,13 @@ int verb_chat(int argc, char **argv) {
     talk t = {0};
     cli_list stop = {0};
     sq_media_options media = {0};
-    const char *kv_type = NULL, *head = NULL, *compute = NULL;
+    opening how = {0};
     const char *pos[1], *system = NULL;
     const cli_option options[] = {
         {"--system", CLI_TEXT, &system, "TEXT  system message"},
         {"--image-max-tokens", CLI_INT, &media.image_max_tokens, "N  tokens of a picture at most"},
-        KV_OPTION(kv_type),
-        HEAD_OPTION(head),
-        COMPUTE_OPTION(compute),
+        KV_OPTION(how.kv_type),
+        OPENING_OPTIONS(how),
         SAMPLING_OPTIONS(t.sampling, stop),
         {NULL, CLI_FLAG, NULL, NULL},
     };
@@ -343,9 +364,7 @@ int verb_chat(int argc, char **argv) {
     }
     sq_error err = {0};
     sq_model *model = NULL;
-    sq_status st = open_model(&model, pos[0], &media, kv_type, &err);
-    st = st == SQ_OK ? set_head(model, head, &common, &err) : st;
-    st = st == SQ_OK ? sq_model_set_compute(model, compute, &err) : st;
+    sq_status st = open_to_answer(&model, pos[0], &how, &media, &common, &err);
     if (st == SQ_OK) {
         st = sq_session_open(&t.session, model, &err);
     }

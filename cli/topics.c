@@ -110,8 +110,11 @@ const cli_topic cli_topics[] = {
      "One file with metadata, tokenizer and tensors in blocks of 32 (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0) "
      "or 256 (Q4_K to Q6_K) "
      "columns. A vision-language model is two: the language model, and the tower with its "
-     "projector (mmproj). Squint runs the "
-     "language model in place of a folder, its codes as they are.\n"
+     "projector (mmproj). Squint runs both in place of a folder, codes as they are: MODEL.gguf "
+     "with "
+     "--mmproj FILE.gguf, a folder that holds the two, or MODEL.gguf+FILE.gguf where one path is "
+     "wanted. Qwen2-VL's, Qwen2.5-VL's and LLaVA's mmprojs are read; convert makes a Hugging Face "
+     "folder of them.\n"
      "Written by quantize --format gguf -o FILE.gguf, and by convert --format gguf from any "
      "folder: "
      "4-bit codes become Q4_0 where they are symmetric, Q4_1 or Q4_K where these hold scale times "
@@ -189,7 +192,14 @@ const cli_topic cli_topics[] = {
      "Without it, as AutoAWQ does it, every layer sees the original's inputs; then a run can be "
      "resumed and statistics kept.",
      "calibration,gptq"},
-    {"option", "--on-indivisible", NULL, NULL,
+    {"option", "--level", "structure,codes,cache,logits", NULL,
+     "How far verify goes, each with those before it. structure: files, tensors, config.json and "
+     "dimensions. codes: constant or empty codes, hashes of what was written. layers: each layer's "
+     "error beside round-to-nearest's. cache: the same logits with and without a KV cache, in one "
+     "piece and in many. logits: KL and equal first choices against the original, degenerate "
+     "answers.",
+     "kl,top1,kv-cache"},
+    {"option", "--on-indivisible", "pad,smaller-group,channel", NULL,
      "For linears whose columns the group does not divide. pad: zero columns up to a whole group, "
      "stripped by Squint's loader. "
      "smaller-group: the largest usual group that divides. channel: one group a row. keep: not "

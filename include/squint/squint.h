@@ -3,7 +3,10 @@
  * Handles are opaque; _open takes T **, _close takes T **, sets it to NULL and accepts NULL and
  * half-built objects. Every call returns sq_status and fills the nullable sq_error on failure.
  * Strings returned through char ** are owned by the caller: sq_text_free. Reports are JSON with the
- * keys of the command line's --json. */
+ * keys of the command line's --json.
+ *
+ * A model is a path: a folder in the Hugging Face layout, a llama2.c .bin file, a GGUF file, a
+ * folder of a language model and its mmproj in GGUF, or both as "MODEL.gguf+MMPROJ.gguf". */
 #ifndef SQUINT_SQUINT_H
 #define SQUINT_SQUINT_H
 
@@ -43,6 +46,16 @@ typedef struct sq_media_options {
 
 SQ_API sq_status sq_model_open(sq_model **out, const char *path, const sq_media_options *media,
                                sq_error *err);
+/* The same, quicker from the second time on: packed weights are kept in a file beside the model
+ * (FOLDER/squint.packed, FILE.packed), as large as they are in memory, and mapped. keep_packed
+ * writes it, to be called when the head is set, before sessions; it does nothing where the file is
+ * complete. A file that is cut off, damaged or of other model files is not taken, but written anew;
+ * where that fails (a full disk, a folder that is read only) all goes on without. Both say so to
+ * the log. */
+SQ_API sq_status sq_model_open_packed(sq_model **out, const char *path,
+                                      const sq_media_options *media, const sq_progress *progress,
+                                      sq_error *err);
+SQ_API sq_status sq_model_keep_packed(sq_model *model, const sq_progress *progress, sq_error *err);
 /* How the KV cache of sessions opened from now on is stored: "f32" (at first), "f16", "bf16" or
  * "int8" (a scale for each head and token); NULL changes nothing. */
 SQ_API sq_status sq_model_set_kv_type(sq_model *model, const char *type, sq_error *err);
@@ -107,6 +120,7 @@ typedef struct sq_result {
     size_t kv_bytes;
     const sq_image_info *images;
     size_t n_images;
+    double first_token_s; /* since the call began: pictures read, vision and prefill */
 } sq_result;
 
 SQ_API sq_status sq_session_open(sq_session **out, sq_model *model, sq_error *err);
@@ -224,8 +238,10 @@ SQ_API sq_status sq_eval(const char *model, const sq_eval_options *options,
 
 /* ---- looking ---- */
 
-/* A GGUF or llama2.c file as a Hugging Face folder `out` (safetensors, config, tokenizer), which
- * appears when complete; ggml's blocks are widened to dtype ("BF16" when NULL, "F16", "F32"). */
+/* A GGUF (with a mmproj or without) or llama2.c file as a Hugging Face folder `out` (safetensors,
+ * config, tokenizer, processor), which appears when complete; ggml's blocks are widened to dtype
+ * ("BF16" when NULL, "F16", "F32"), F32 that the type of most numbers holds exactly goes back to
+ * it. */
 SQ_API sq_status sq_convert(const char *model, const char *out, const char *dtype,
                             const sq_progress *progress, sq_error *err);
 /* A quantized folder in another layout ("compressed-tensors", "awq-gemm", "awq-gemv", "gptq",
@@ -256,11 +272,14 @@ typedef struct sq_plan_options {
     int64_t group_size;    /* 0: 128 */
     int symmetric;         /* 1: without zero points */
     const char *vision;    /* scheme of the tower; NULL: kept */
-    size_t memory;         /* what there is; 0: what the system has available */
-    const char *method;    /* of quantize, for what calibration takes; NULL: awq */
-    int64_t samples, seq;  /* of the calibration; 0: 128 of 512 tokens */
-    const char *kv_type;   /* see sq_model_set_kv_type */
-    int rates;             /* 1: measure this machine (under a second) and forecast times */
+    const char *embedding, *lm_head, *profile; /* as sq_quantize_options'; with one of them, or with
+                                                  `vision`, the scheme is w4a16 unless given */
+    sq_indivisible indivisible;
+    size_t memory;        /* what there is; 0: what the system has available */
+    const char *method;   /* of quantize, for what calibration takes; NULL: awq */
+    int64_t samples, seq; /* of the calibration; 0: 128 of 512 tokens */
+    const char *kv_type;  /* see sq_model_set_kv_type */
+    int rates;            /* 1: measure this machine (under a second) and forecast times */
 } sq_plan_options;
 /* *report: cli.md's keys of `plan`. SQ_ENOMEM, with the report, when it does not fit. */
 SQ_API sq_status sq_plan_memory(const char *model, const sq_plan_options *options, char **report,
@@ -274,6 +293,8 @@ typedef struct sq_bench_options {
     const char *kv_type;    /* see sq_model_set_kv_type */
     const char *head;       /* see sq_model_set_head */
     const char *compute;    /* see sq_model_set_compute */
+    int packed;             /* see sq_model_open_packed */
+    int cold; /* the system forgets the model's files first, so that loading reads the disk */
 } sq_bench_options;
 /* Speed with random tokens and a picture of noise. *report: cli.md's keys of `bench` (medians),
  * their spread, and the share of this machine's read rate that decoding reaches. */

@@ -1,9 +1,12 @@
 /* How fast a model runs: vision, prefill and decode apart, beside what this machine can read. */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "api/api.h"
 #include "api/plan.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "engine/engine.h"
 
@@ -19,6 +22,7 @@ typedef struct bench {
     int64_t linear_bytes;    /* of the decoder's layers and the head */
     int64_t weight_bytes;    /* all linears and the head */
     uint64_t kv_bytes;       /* of a cache of the mean length while decoding */
+    double first_token_s;    /* load, picture and prompt, none of them warm */
     const sq_progress *progress;
 } bench;
 
@@ -42,19 +46,40 @@ static sq_status random_prompt(bench *b, int64_t n, sq_prompt *p, sq_error *err)
     return st;
 }
 
-/* A prompt of `depth + prompt` tokens of which the last `prompt` are timed, then `decode` tokens.
- */
+/* The first n tokens' keys and values as noise: time does not depend on what they are, and
+ * computing them would take most of a measurement at a long context. */
+static sq_status fill_cache(sq_seq *seq, int64_t n, sq_error *err) {
+    enum { PLACES = 4093 };
+    sq_kv *kv = &seq->kv;
+    bench b = {.random = 1};
+    float *x = sq_alloc((size_t)(PLACES + kv->head_dim), sizeof *x, "noise", err);
+    sq_status st = x == NULL ? SQ_ENOMEM : sq_kv_reserve(kv, n, err);
+    st = st == SQ_OK ? sq_positions_text(&seq->positions, n, err) : st;
+    if (st == SQ_OK) {
+        for (int64_t i = 0; i < PLACES + kv->head_dim; i++) {
+            x[i] = (float)next_random(&b) * 0x1p-30f - 1.0f;
+        }
+#pragma omp parallel for schedule(static) num_threads(sq_threads())
+        for (int64_t layer = 0; layer < kv->layers; layer++) {
+            for (int64_t i = 0; i < 2 * kv->kv_heads * n; i++) {
+                sq_kv_put(kv, i % n, layer, i / n % 2 == 1, i / n / 2, x + i * 31 % PLACES);
+            }
+        }
+        kv->tokens = n;
+    }
+    sq_free(x);
+    return st;
+}
+
+/* A prompt of `prompt` tokens after `depth` others, then `decode` tokens. */
 static sq_status text_round(bench *b, int64_t prompt, int64_t decode, double *pre_s, double *dec_s,
                             sq_error *err) {
     sq_seq seq;
-    sq_prompt all = {0}, head = {0};
+    sq_prompt all = {0};
     sq_status st;
     SQ_TRY(sq_seq_open(&seq, b->engine->net, err));
     SQ_TRY(random_prompt(b, b->o.depth + prompt, &all, err));
-    if (b->o.depth > 0) {
-        SQ_TRY(sq_prompt_tokens(&head, &b->engine->front, all.ids.data, (size_t)b->o.depth, err));
-        SQ_TRY(sq_seq_feed(&seq, &head, 0, 0, NULL, NULL, err));
-    }
+    SQ_TRY(fill_cache(&seq, b->o.depth, err));
     double t = sq_now();
     SQ_TRY(sq_seq_feed(&seq, &all, b->o.depth, 0, NULL, NULL, err));
     *pre_s = sq_now() - t;
@@ -69,7 +94,6 @@ static sq_status text_round(bench *b, int64_t prompt, int64_t decode, double *pr
     *dec_s = sq_now() - t;
 fail:
     sq_prompt_free(&all);
-    sq_prompt_free(&head);
     sq_seq_close(&seq);
     return st;
 }
@@ -155,15 +179,17 @@ static json_t *describe(const bench *b) {
         json_object_set_new(s, "vision_s", spread(b->vis, o->repeat, 0, &vision));
     }
     json_t *r = json_pack(
-        "{s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:i, s:s, s:s, s:s, "
+        "{s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:i, s:s, s:s, "
+        "s:s, "
         "s:o}",
         "prefill_tokens_per_s", prefill, "decode_tokens_per_s", decode, "vision_s", vision,
-        "load_s", b->engine->load_s, "weight_bytes", (json_int_t)b->weight_bytes,
-        "bytes_per_decoded_token", (json_int_t)token_bytes, "memory_bandwidth_bytes_per_s", band,
-        "bandwidth_share", band > 0 ? decode * token_bytes / band : 0.0, "peak_rss_bytes",
-        (json_int_t)peak, "prompt", (json_int_t)o->prompt, "decode", (json_int_t)o->decode, "depth",
-        (json_int_t)o->depth, "repeat", (json_int_t)o->repeat, "threads", sq_threads(), "kernels",
-        sq_kernels_get()->name, "kv_type", sq_kv_name(b->engine->net->config.kv_type), "lm_head",
+        "load_s", b->engine->load_s, "first_token_s", b->first_token_s, "weight_bytes",
+        (json_int_t)b->weight_bytes, "bytes_per_decoded_token", (json_int_t)token_bytes,
+        "memory_bandwidth_bytes_per_s", band, "bandwidth_share",
+        band > 0 ? decode * token_bytes / band : 0.0, "peak_rss_bytes", (json_int_t)peak, "prompt",
+        (json_int_t)o->prompt, "decode", (json_int_t)o->decode, "depth", (json_int_t)o->depth,
+        "repeat", (json_int_t)o->repeat, "threads", sq_threads(), "kernels", sq_kernels_get()->name,
+        "kv_type", sq_kv_name(b->engine->net->config.kv_type), "lm_head",
         b->engine->head != NULL ? b->engine->head : "as stored", "spread", s);
     if (r != NULL && o->width > 0) {
         json_object_set_new(r, "image",
@@ -178,20 +204,21 @@ static json_t *describe(const bench *b) {
 
 static sq_status measure(bench *b, sq_error *err) {
     const sq_bench_options *o = &b->o;
-    double warm[2];
+    double warm[2] = {0}, seen = 0;
     sq_status st = SQ_OK;
     for (int64_t i = -1; i < o->repeat; i++) { /* the first round warms up */
         if (!sq_progress_tick(b->progress, "measure", i + 1, o->repeat + 1, NULL)) {
             return sq_fail(err, SQ_EARG, "stopped");
         }
         if (o->width > 0) {
-            SQ_TRY(vision_round(b, i < 0 ? warm : &b->vis[i], err));
+            SQ_TRY(vision_round(b, i < 0 ? &seen : &b->vis[i], err));
         }
         if (o->prompt > 0 || o->decode > 0) {
             int64_t prompt = o->prompt > 0 ? o->prompt : 1;
             SQ_TRY(text_round(b, prompt, i < 0 && o->decode > 4 ? 4 : o->decode,
                               i < 0 ? warm : &b->pre[i], i < 0 ? warm + 1 : &b->dec[i], err));
         }
+        b->first_token_s = i < 0 ? b->engine->load_s + seen + warm[0] : b->first_token_s;
     }
 fail:
     return st;
@@ -218,6 +245,26 @@ static sq_status check_options(const bench *b, sq_error *err) {
     return SQ_OK;
 }
 
+/* Asks the system to forget the pages of a model's files; those that somebody maps stay. */
+static sq_status forget_files(const char *model, sq_error *err) {
+    sq_arena a = {0};
+    char *own = (char *)(uintptr_t) "", **names = &own;
+    size_t n = 1;
+    sq_status st = sq_is_dir(model) ? sq_list_dir(&a, model, &names, &n, err) : SQ_OK;
+    for (size_t i = 0; st == SQ_OK && i < n; i++) {
+        const char *path = names == &own ? model : sq_path_join(&a, model, names[i], err);
+        int fd = path == NULL ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+        st = path == NULL ? SQ_ENOMEM : SQ_OK;
+        if (fd >= 0) {
+            fdatasync(fd); /* what is not on the disk yet stays */
+            posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+            close(fd);
+        }
+    }
+    sq_arena_free(&a);
+    return st;
+}
+
 sq_status sq_bench(const char *model, const sq_bench_options *options, const sq_progress *progress,
                    char **report, sq_error *err) {
     bench b = {.random = 1, .progress = progress};
@@ -225,12 +272,17 @@ sq_status sq_bench(const char *model, const sq_bench_options *options, const sq_
     SQ_TRY(sq_need_arg(model, "model", err));
     SQ_TRY(sq_need_arg(options, "options", err));
     b.o = *options;
-    SQ_TRY(sq_engine_open(&b.engine, model, NULL, err));
+    if (b.o.cold) {
+        SQ_TRY(forget_files(model, err));
+    }
+    SQ_TRY(b.o.packed ? sq_engine_open_packed(&b.engine, model, NULL, progress, err)
+                      : sq_engine_open(&b.engine, model, NULL, err));
     if (b.o.kv_type != NULL) {
         SQ_TRY(sq_kv_parse(b.o.kv_type, &b.engine->net->config.kv_type, err));
     }
     SQ_TRY(sq_engine_set_head(b.engine, b.o.head, err));
     SQ_TRY(sq_engine_set_compute(b.engine, b.o.compute, err));
+    sq_engine_keep_packed(b.engine, progress);
     SQ_TRY(check_options(&b, err));
     b.pre = sq_alloc((size_t)(3 * b.o.repeat), sizeof *b.pre, "measurements", err);
     if (b.pre == NULL) {

@@ -30,15 +30,38 @@ typedef struct subject {
     int files; /* it has tensors */
 } subject;
 
-static sq_status read_policy(sq_planning *p, const sq_plan_options *o, const char *scheme,
+/* Whether it is planned as quantize would write it. */
+static int is_schemed(const sq_plan_options *o) {
+    return o->scheme != NULL || o->profile != NULL || o->vision != NULL || o->embedding != NULL ||
+           o->lm_head != NULL;
+}
+
+/* quantize's own reading of what is asked for; `other`, where it is given, is another scheme of the
+ * language model beside it, without a profile. */
+static sq_status read_policy(sq_planning *p, const sq_plan_options *o, const char *other,
                              sq_error *err) {
     sq_quantize_options q = {.method = o->method,
-                             .scheme = scheme,
+                             .profile = other == NULL ? o->profile : NULL,
+                             .scheme = other == NULL ? o->scheme : other,
                              .group_size = o->group_size,
                              .symmetric = o->symmetric,
-                             .vision = o->vision};
-    p->schemed = scheme != NULL;
-    return sq_policy_read(&p->policy, &q, err);
+                             .vision = o->vision,
+                             .embedding = o->embedding,
+                             .lm_head = o->lm_head,
+                             .indivisible = o->indivisible};
+    p->schemed = other != NULL || is_schemed(o);
+    sq_status st = sq_policy_read(&p->policy, &q, err);
+    return st == SQ_OK ? sq_policy_check_tied(&p->policy, p->config.tied, err) : st;
+}
+
+/* The plan's name in the table: its scheme, or its profile's file. */
+static const char *scheme_name(const sq_plan_options *o) {
+    const char *slash = o->profile == NULL ? NULL : strrchr(o->profile, '/');
+    return slash != NULL        ? slash + 1
+           : o->profile != NULL ? o->profile
+           : o->scheme != NULL  ? o->scheme
+           : is_schemed(o)      ? "w4a16"
+                                : "as stored";
 }
 
 /* What a picture of that size (with frames > 0 a video) takes: the tower, or, where that is more,
@@ -92,7 +115,7 @@ static sq_status open_plan(sq_planning *p, subject *s, const char *model, const 
                  : sq_config_load(&p->config, model, err));
     *s = (subject){model, !named && holds_tensors(model)};
     p->program = program_bytes(model, s->files);
-    SQ_TRY(read_policy(p, o, o->scheme, err));
+    SQ_TRY(read_policy(p, o, NULL, err));
     SQ_TRY(sq_kv_parse(o->kv_type, &p->config.kv_type, err));
     p->dense = dense_bytes(&p->config);
     SQ_TRY(sq_plan_weights(p, model, s->files, err));
@@ -201,19 +224,19 @@ static sq_status scheme_table(const sq_planning *p, const subject *s, const sq_p
     int64_t batch = o->batch > 0 ? o->batch : 1;
     sq_status st = SQ_OK;
     for (size_t i = 0; st == SQ_OK && i < 1 + sizeof others / sizeof *others; i++) {
-        const char *scheme = i == 0 ? o->scheme : others[i - 1];
-        if (i > 0 && o->scheme != NULL && strcmp(o->scheme, scheme) == 0) {
+        const char *other = i == 0 ? NULL : others[i - 1];
+        if (i > 0 && strcmp(scheme_name(o), other) == 0) {
             continue;
         }
         sq_planning q = *p;
-        st = read_policy(&q, o, scheme, err);
+        st = read_policy(&q, o, other, err);
         if (st == SQ_OK) {
             st = sq_plan_weights(&q, s->model, s->files, err);
         }
         if (st == SQ_OK) {
             json_array_append_new(list,
                                   json_pack("{s:s, s:I, s:I, s:I, s:o}", "scheme",
-                                            scheme == NULL ? "as stored" : scheme, "weights_bytes",
+                                            i == 0 ? scheme_name(o) : other, "weights_bytes",
                                             (json_int_t)sq_plan_weight_bytes(&q), "disk_bytes",
                                             (json_int_t)q.disk, "max_context_tokens",
                                             (json_int_t)largest_context(&q, batch, memory), "table",
@@ -236,12 +259,11 @@ static json_t *report_of(const sq_planning *p, const sq_plan_options *o, int64_t
     json_t *r = json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
         "s:b, s:I, s:I, s:o}",
-        "family", c->arch->title, "scheme", o->scheme == NULL ? "as stored" : o->scheme, "context",
-        (json_int_t)context, "batch", (json_int_t)batch, "weights_bytes",
-        (json_int_t)sq_plan_weight_bytes(p), "parts", parts, "resident_weights_bytes",
-        (json_int_t)sq_plan_read_bytes(p, context), "rounded_head_bytes", (json_int_t)p->head,
-        "disk_bytes", (json_int_t)p->disk, "program_bytes", (json_int_t)p->program,
-        "kv_bytes_per_token", (json_int_t)sq_plan_kv_token(c), "kv_bytes",
+        "family", c->arch->title, "scheme", scheme_name(o), "context", (json_int_t)context, "batch",
+        (json_int_t)batch, "weights_bytes", (json_int_t)sq_plan_weight_bytes(p), "parts", parts,
+        "resident_weights_bytes", (json_int_t)sq_plan_read_bytes(p, context), "rounded_head_bytes",
+        (json_int_t)p->head, "disk_bytes", (json_int_t)p->disk, "program_bytes",
+        (json_int_t)p->program, "kv_bytes_per_token", (json_int_t)sq_plan_kv_token(c), "kv_bytes",
         (json_int_t)((uint64_t)batch * kv_bytes(c, context)), "activation_bytes",
         (json_int_t)((uint64_t)batch * sq_text_peak(c, context)), "vision_peak_bytes",
         (json_int_t)p->vision, "vision_tokens", (json_int_t)p->picture.tokens, "total_bytes",

@@ -19,6 +19,7 @@ typedef struct sq_planning {
     uint64_t packed[SQ_PARTS];     /* of these, what is packed when the model is opened; the rest
                                       are the files' pages, in memory once they are read */
     uint64_t linear[SQ_PARTS];     /* how many weights its linears have */
+    uint64_t tensors, written;     /* of the configuration, and of what quantize would write */
     int bits, act_bits;            /* of packed linears of a file: the first one's */
     int round_head;                /* running it rounds a dense head: sq_model_set_head */
     uint64_t head;                 /* what the rounded head takes */

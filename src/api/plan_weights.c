@@ -27,22 +27,26 @@ static sq_status count_tensor(void *user, const char *name, sq_part part, int ra
                               const int64_t *shape, sq_error *err) {
     sq_planning *p = user;
     int64_t n = shape[0], k = 1;
+    p->tensors++;
+    p->written++;
     part = of_module(name, p->config.text->embed) ? SQ_PART_EMBED : part;
     (void)err;
     for (int i = 1; i < rank; i++) {
         k *= shape[i];
     }
     const sq_part_policy *q = &p->policy.part[part];
-    if (!p->schemed || !is_matrix(name, part, rank) || q->bits == 0) {
+    sq_fit f = sq_policy_fit(k, q->group, p->policy.indivisible);
+    if (!p->schemed || !is_matrix(name, part, rank) || q->bits == 0 || f.kept) {
         p->part[part] += (uint64_t)(n * k * p->dense);
         p->disk += (uint64_t)(n * k * p->dense);
         return SQ_OK;
     }
-    int64_t group = q->group < 0 ? k : q->group, kp = sq_round_up(k, group), groups = kp / group;
-    int64_t stored = q->act_bits != 0 ? kp : sq_round_up(kp * q->bits, 32) / 8;
-    uint64_t packed = sq_packed_bytes(q->bits, n, kp, group, q->symmetric ? 2 : 3);
+    int64_t groups = f.columns / f.group;
+    int64_t stored = q->act_bits != 0 ? f.columns : sq_round_up(f.columns * q->bits, 32) / 8;
+    uint64_t packed = sq_packed_bytes(q->bits, n, f.columns, f.group, q->symmetric ? 2 : 3);
     p->part[part] += packed;
     p->packed[part] += packed;
+    p->written += q->symmetric ? 2 : 3; /* scale, shape, zero points */
     p->disk +=
         (uint64_t)(n * (stored + groups * 2) + (q->symmetric ? 0 : n * groups * q->bits / 8));
     return SQ_OK;
@@ -95,6 +99,20 @@ static int holds_codes(const sq_tensor *t) {
            ends_with(t->name, ".qweight") || (t->dtype == SQ_I8 && ends_with(t->name, ".weight"));
 }
 
+/* compressed-tensors' codes as the kernels hold them, without scales and sums. */
+static uint64_t code_bytes(const sq_qconfig *q, const sq_tensor *t) {
+    char stem[512];
+    sq_ct_scheme s = {.bits = 8};
+    const char *dot = strrchr(t->name, '.');
+    snprintf(stem, sizeof stem, "%.*s", (int)(dot - t->name), t->name);
+    if (q == NULL || !sq_qconfig_scheme(q, stem, &s) || (s.bits != 4 && s.bits != 8)) {
+        return t->bytes;
+    }
+    int64_t n = t->shape[0], k = t->shape[1] * (t->dtype == SQ_I8 ? 1 : 32 / s.bits);
+    int64_t group = s.group_size > 0 && s.group_size < k ? s.group_size : k;
+    return sq_packed_bytes(s.bits, n, k, group, 0) - (uint64_t)sq_round_up(n, 16) * sizeof(int32_t);
+}
+
 /* Scales become f16 or f32 and bring offsets where there are zero points, which go into these;
  * orders of columns are held both ways, ggml's blocks become 4- or 8-bit rows. */
 static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_tensor *t,
@@ -133,16 +151,9 @@ static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_
                    (cells * (half ? 2 + offsets : 4 + 4 * offsets) + 4);
         }
     }
-    if (t->dtype == SQ_I8 && t->rank == 2 && ends_with(t->name, ".weight")) { /* also 4 bits */
-        char stem[512];
-        sq_ct_scheme s;
-        snprintf(stem, sizeof stem, "%.*s", (int)(strlen(t->name) - strlen(".weight")), t->name);
-        if (q != NULL && sq_qconfig_scheme(q, stem, &s) && s.bits == 4) {
-            return (uint64_t)(sq_round_up(t->shape[0], 16) * t->shape[1] / 2);
-        }
-    }
-    if (ends_with(t->name, ".weight_packed") && t->rank == 2) {
-        return (uint64_t)(sq_round_up(t->shape[0], 16) * t->shape[1] * 4);
+    if (t->rank == 2 && (ends_with(t->name, ".weight_packed") ||
+                         (t->dtype == SQ_I8 && ends_with(t->name, ".weight")))) {
+        return code_bytes(q, t);
     }
     *packed = holds_codes(t) || t->owned;
     return t->bytes;
@@ -211,6 +222,7 @@ sq_status sq_plan_weights(sq_planning *p, const char *model, int files, sq_error
     memset(p->packed, 0, sizeof p->packed);
     memset(p->linear, 0, sizeof p->linear);
     p->disk = 0;
+    p->tensors = p->written = 0;
     SQ_TRY(sq_config_tensors(&p->config, count_linear, p, err));
     st = !p->schemed && files ? count_file(p, model, err)
                               : sq_config_tensors(&p->config, count_tensor, p, err);

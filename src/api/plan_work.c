@@ -16,6 +16,7 @@ enum {
     BLOCK = 128,                       /* columns that GPTQ rounds at once, */
     LANES = 6 * SQ_GPTQ_LANES * BLOCK, /* what its kernel works in */
     SLICE = 16 << 20,                  /* bytes of a tensor that are copied at once */
+    EDGES = 2 * 4096,                  /* pages that a tensor shares with its neighbours */
     SHARED_COLUMNS = 48,
     /* Passes of samples beside those of a conversation: oneDNN's code and its copies of operands,
      * what is left of the text. Measured on models of 9 MB to 1.5 GB. */
@@ -81,7 +82,8 @@ static int64_t search_floats(const sq_planning *p, const tap_shape *s, int64_t g
  */
 static uint64_t tap_bytes(const sq_planning *p, sq_part part, const tap_shape *s) {
     const sq_part_policy *q = &p->policy.part[part];
-    int64_t k = s->k, group = q->group < 0 || q->group > k ? k : q->group;
+    sq_fit f = sq_policy_fit(s->k, q->group, p->policy.indivisible);
+    int64_t k = s->k, group = f.kept || f.group > k ? k : f.group;
     int64_t groups = sq_ceil_div(k, group), data = sq_policy_needs_data(&p->policy);
     int64_t floats =
         s->rows * k + s->widest * k + 2 * ERROR_ROWS * k + SAMPLE_ROWS * (k + SEEN_ROWS) + 2 * k;
@@ -153,12 +155,32 @@ static int is_measured(const sq_planning *p, sq_part part) {
            (part == SQ_PART_TEXT || (p->vision > 0 && sq_policy_vision(&p->policy)));
 }
 
+/* Rounding the embeddings or a head of its own (quant/outside.c): the matrix in the file's pages, a
+ * byte a code, scales and zero points, and what is stored of it. */
+static uint64_t outside_bytes(const sq_planning *p) {
+    const int64_t *d = p->config.dims;
+    uint64_t most = 0;
+    for (int i = SQ_PART_HEAD; i <= SQ_PART_EMBED; i++) {
+        const sq_part_policy *q = &p->policy.part[i];
+        sq_fit f = sq_policy_fit(d[SQ_D_HIDDEN], q->group, p->policy.indivisible);
+        if (q->bits == 0 || f.kept || (i == SQ_PART_HEAD && p->config.tied)) {
+            continue;
+        }
+        uint64_t row = (uint64_t)(d[SQ_D_HIDDEN] * p->dense + f.columns + f.columns * q->bits / 8 +
+                                  f.columns / f.group * 8);
+        uint64_t bytes = (uint64_t)d[SQ_D_VOCAB] * row;
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
 /* The most that a stage, or embedding the samples, takes beside their activations: of `calibrate`,
  * or with `work` of quantize until it verifies. */
 static uint64_t stage_peak(const sq_planning *p, const sample_plan *s, int work, uint64_t *stats) {
     stage_kind kinds[3];
     int n = stages_of(&p->config, kinds), data = sq_policy_needs_data(&p->policy);
-    uint64_t most = data ? s->embedding : 0;
+    uint64_t most = data ? s->embedding : 0, outside = work ? outside_bytes(p) : 0;
+    most = outside > most ? outside : most;
     for (int i = 0; i < n; i++) {
         stage_sums g = sums_of(p, &kinds[i]);
         int measured = is_measured(p, kinds[i].part);
@@ -208,8 +230,10 @@ json_t *sq_plan_quantize(const sq_planning *p, const sq_plan_options *o) {
     for (int i = 0; i < SQ_PARTS; i++) {
         packed += p->packed[i];
     }
-    /* It opens what was written, and reads every tensor slice by slice. */
-    uint64_t verify = base_bytes(p) + packed + (p->disk < SLICE ? p->disk : SLICE);
+    /* It opens what was written, beside the original, and reads every tensor slice by slice; of
+     * each its first and last page stay. */
+    uint64_t edges = EDGES * (p->tensors + p->written);
+    uint64_t verify = base_bytes(p) + packed + (p->disk < SLICE ? p->disk : SLICE) + edges;
     const char *method = p->policy.gptq  ? p->policy.awq ? "awq+gptq" : "gptq"
                          : p->policy.awq ? "awq"
                                          : "rtn";

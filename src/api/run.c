@@ -17,8 +17,8 @@ struct sq_session {
     sq_model *model;
 };
 
-sq_status sq_model_open(sq_model **out, const char *path, const sq_media_options *media,
-                        sq_error *err) {
+static sq_status open_model(sq_model **out, const char *path, const sq_media_options *media,
+                            int packed, const sq_progress *progress, sq_error *err) {
     sq_status st;
     SQ_TRY(sq_need_arg(out, "out", err));
     *out = NULL;
@@ -27,11 +27,30 @@ sq_status sq_model_open(sq_model **out, const char *path, const sq_media_options
     if (*out == NULL) {
         return SQ_ENOMEM;
     }
-    st = sq_engine_open(&(*out)->engine, path, media, err);
+    st = packed ? sq_engine_open_packed(&(*out)->engine, path, media, progress, err)
+                : sq_engine_open(&(*out)->engine, path, media, err);
     if (st != SQ_OK) {
         sq_model_close(out);
     }
 fail:
+    return st;
+}
+
+sq_status sq_model_open(sq_model **out, const char *path, const sq_media_options *media,
+                        sq_error *err) {
+    return open_model(out, path, media, 0, NULL, err);
+}
+
+sq_status sq_model_open_packed(sq_model **out, const char *path, const sq_media_options *media,
+                               const sq_progress *progress, sq_error *err) {
+    return open_model(out, path, media, 1, progress, err);
+}
+
+sq_status sq_model_keep_packed(sq_model *model, const sq_progress *progress, sq_error *err) {
+    sq_status st = sq_need_arg(model, "model", err);
+    if (st == SQ_OK) {
+        sq_engine_keep_packed(model->engine, progress);
+    }
     return st;
 }
 

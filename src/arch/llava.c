@@ -89,8 +89,8 @@ static const sq_projector *const vila_projectors[] = {&down2, &down2_fix, &down3
 
 /* ---- families ---- */
 
-static const char *const keep[] = {"lm_head", "re:.*vision_tower.*", "re:.*multi_modal_projector.*",
-                                   "re:.*mm_projector.*", NULL};
+static const char *const keep[] = {"re:.*lm_head", "re:.*vision_tower.*",
+                                   "re:.*multi_modal_projector.*", "re:.*mm_projector.*", NULL};
 /* Layers behind the one that is read, and what only contrastive training needs. */
 static const char *const superfluous[] = {"vision_tower.encoder.layers.",
                                           "vision_tower.post_layernorm.", "vision_tower.head.",

@@ -10,6 +10,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 enum {
     ALIGN = 64,
     HUGE_PAGE = 2 << 20,
@@ -270,6 +274,12 @@ size_t sq_memory_room(void) {
     size_t limit = atomic_load(&mem_limit), used = sq_memory_used(), room = system_room();
     size_t left = limit == 0 ? SIZE_MAX : limit > used ? limit - used : 0;
     return left < room ? left : room;
+}
+
+void sq_memory_trim(void) {
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
 }
 
 size_t sq_peak_rss(void) {

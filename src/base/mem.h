@@ -45,6 +45,8 @@ void sq_memory_peak_reset(void);
 size_t sq_memory_room(void);
 /* Test hook: the n-th allocation from now fails, once; 0 turns it off. */
 void sq_memory_fail_after(long n);
+/* Gives the system back what small blocks have freed, where the C library can. */
+void sq_memory_trim(void);
 /* Peak resident set of this process in bytes. */
 size_t sq_peak_rss(void);
 

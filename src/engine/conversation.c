@@ -253,6 +253,7 @@ sq_status sq_conversation_generate(sq_conversation *c, const sq_input *input,
                                    int (*piece)(void *user, const char *text), void *user,
                                    sq_result *result, sq_error *err) {
     *result = (sq_result){.finish_reason = "error", .text = ""};
+    double start = sq_now();
     static const sq_sampling greedy;
     const sq_sampling *o = sampling == NULL ? &greedy : sampling;
     sq_prompt prompt = {0};
@@ -274,6 +275,7 @@ sq_status sq_conversation_generate(sq_conversation *c, const sq_input *input,
     double t1 = sq_now();
     result->vision_s = c->seq.vision_s;
     result->prefill_s = t1 - t0 - result->vision_s;
+    result->first_token_s = t1 - start;
     st = generate(&g, o->max_new_tokens > 0 ? o->max_new_tokens : DEFAULT_NEW_TOKENS, err);
     result->decode_s = sq_now() - t1;
     fill_result(c, &g, prompt_tokens, reused, result);

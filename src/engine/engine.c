@@ -34,8 +34,8 @@ static void overlay(sq_preproc *p, const sq_media_options *m) {
     p->video_total_pixels = m->video_total_pixels;
 }
 
-sq_status sq_engine_open(sq_engine **out, const char *path, const sq_media_options *media,
-                         sq_error *err) {
+static sq_status open_engine(sq_engine **out, const char *path, const sq_media_options *media,
+                             int packed, sq_error *err) {
     *out = NULL;
     double t0 = sq_now();
     sq_engine *e = sq_alloc(1, sizeof *e, "a model", err);
@@ -43,7 +43,7 @@ sq_status sq_engine_open(sq_engine **out, const char *path, const sq_media_optio
         return SQ_ENOMEM;
     }
     sq_status st;
-    SQ_TRY(sq_net_open(&e->net, path, err));
+    SQ_TRY((packed ? sq_net_open_packed : sq_net_open)(&e->net, path, err));
     SQ_TRY(sq_frontend_open(&e->front, path, &e->net->config, err));
     if (media != NULL && e->net->config.tower != NULL) {
         overlay(&e->front.preproc, media);
@@ -54,6 +54,32 @@ sq_status sq_engine_open(sq_engine **out, const char *path, const sq_media_optio
 fail:
     sq_engine_close(&e);
     return st;
+}
+
+sq_status sq_engine_open(sq_engine **out, const char *path, const sq_media_options *media,
+                         sq_error *err) {
+    return open_engine(out, path, media, 0, err);
+}
+
+sq_status sq_engine_open_packed(sq_engine **out, const char *path, const sq_media_options *media,
+                                const sq_progress *progress, sq_error *err) {
+    sq_status st = open_engine(out, path, media, 1, err);
+    if (st == SQ_OK && (*out)->net->packed->reason != NULL) {
+        sq_progress_note(progress, "%s is not taken: %s", (*out)->net->packed->path,
+                         (*out)->net->packed->reason);
+    }
+    return st;
+}
+
+void sq_engine_keep_packed(const sq_engine *e, const sq_progress *progress) {
+    sq_error why = {0};
+    size_t bytes;
+    if (sq_net_keep_packed(e->net, &bytes, &why) != SQ_OK) {
+        sq_progress_note(progress, "packed weights are not kept: %s", why.text);
+    } else if (bytes > 0) {
+        sq_progress_note(progress, "%.2f MB of packed weights kept in %s for the next start",
+                         1e-6 * (double)bytes, e->net->packed->path);
+    }
 }
 
 sq_status sq_engine_set_compute(sq_engine *e, const char *type, sq_error *err) {

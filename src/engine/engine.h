@@ -5,6 +5,7 @@
 
 #include "engine/sampling.h"
 #include "model/sequence.h"
+#include "squint/progress.h"
 
 typedef struct sq_engine {
     sq_net *net;
@@ -14,6 +15,13 @@ typedef struct sq_engine {
 } sq_engine;
 sq_status sq_engine_open(sq_engine **out, const char *path, const sq_media_options *media,
                          sq_error *err);
+/* The same with what is kept packed beside the model. That a file there is not taken is said to the
+ * log, and no error. */
+sq_status sq_engine_open_packed(sq_engine **out, const char *path, const sq_media_options *media,
+                                const sq_progress *progress, sq_error *err);
+/* Keeps what is packed now beside a model opened so, after its head was set, unless all of it lies
+ * there. What it wrote, or why it could not, is said to the log. */
+void sq_engine_keep_packed(const sq_engine *e, const sq_progress *progress);
 /* "f32" (also NULL) or "bf16": see sq_net_use_bf16. */
 sq_status sq_engine_set_compute(sq_engine *e, const char *type, sq_error *err);
 /* How the head is held: "keep" (as stored), "w8a16", "w4a16"; NULL: w8a16 where other linears are

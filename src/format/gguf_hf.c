@@ -1,12 +1,11 @@
-/* A GGUF file in Hugging Face's terms: config.json, tokenizer.json, generation_config.json and
+/* GGUF in Hugging Face's terms: config.json, tokenizer.json, generation_config.json and
  * tokenizer_config.json from the metadata, tensors under the published names. The reverse of
  * llama.cpp's conversion/llama.py and qwen.py. */
 #include <stdio.h>
 #include <string.h>
 
 #include "base/json.h"
-#include "format/checkpoint.h"
-#include "format/gguf.h"
+#include "format/gguf_model.h"
 #include "format/gguf_vocab.h"
 #include "format/spm.h"
 
@@ -24,7 +23,7 @@ static const family families[] = {
     {"qwen2vl", "qwen2", "Qwen2ForCausalLM", 0, 1000000.0},
 };
 
-static int is_text(sq_gguf_text t, const char *s) {
+int sq_gguf_text_is(sq_gguf_text t, const char *s) {
     return t.n == strlen(s) && memcmp(t.p, s, t.n) == 0;
 }
 
@@ -32,16 +31,54 @@ static sq_status find_family(const sq_gguf *g, const char *path, const family **
                              sq_error *err) {
     sq_gguf_text name = sq_gguf_string(sq_gguf_find(g, "general.architecture"));
     for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
-        if (is_text(name, families[i].gguf)) {
+        if (sq_gguf_text_is(name, families[i].gguf)) {
             *out = &families[i];
             return SQ_OK;
         }
+    }
+    if (sq_gguf_text_is(name, "clip")) {
+        sq_fail(err, SQ_EARG, "'%s' is a mmproj, a vision tower alone", path);
+        sq_hint(err, "the language model's file, and --mmproj %s", path);
+        return SQ_EARG;
     }
     return sq_fail(
         err, SQ_EUNSUPPORTED,
         "'%s': general.architecture '%.*s' is not supported; wanted llama, qwen2 or qwen2vl", path,
         (int)(name.n < 60 ? name.n : 60), name.p);
 }
+
+/* ---- the files ---- */
+
+typedef struct opened {
+    sq_arena arena;
+    sq_gguf_paths paths;
+    sq_gguf text;
+    sq_mmproj vision; /* where paths.vision is */
+    const family *family;
+} opened;
+
+static void close_files(opened *o) {
+    sq_mmproj_close(&o->vision);
+    sq_gguf_close(&o->text);
+    sq_arena_free(&o->arena);
+}
+
+static sq_status open_files(opened *o, const char *path, sq_error *err) {
+    *o = (opened){.family = NULL};
+    sq_status st;
+    SQ_TRY(sq_gguf_find_paths(&o->paths, &o->arena, path, err));
+    SQ_TRY(sq_gguf_open(&o->text, o->paths.text, err));
+    SQ_TRY(find_family(&o->text, o->paths.text, &o->family, err));
+    if (o->paths.vision != NULL) {
+        SQ_TRY(sq_mmproj_open(&o->vision, o->paths.vision, &o->text, o->paths.text, err));
+    }
+    return SQ_OK;
+fail:
+    close_files(o);
+    return st;
+}
+
+/* ---- the metadata ---- */
 
 /* The entry "ARCH.key". */
 static const sq_gguf_entry *of(const sq_gguf *g, const family *f, const char *key) {
@@ -50,16 +87,16 @@ static const sq_gguf_entry *of(const sq_gguf *g, const family *f, const char *ke
     return sq_gguf_find(g, full);
 }
 
-static const sq_gguf_tensor *find_tensor(const sq_gguf *g, const char *name) {
+const sq_gguf_tensor *sq_gguf_find_tensor(const sq_gguf *g, const char *name) {
     for (size_t i = 0; i < g->n_tensors; i++) {
-        if (is_text(g->tensors[i].name, name)) {
+        if (sq_gguf_text_is(g->tensors[i].name, name)) {
             return &g->tensors[i];
         }
     }
     return NULL;
 }
 
-static void set_int(json_t *o, const char *key, const sq_gguf_entry *e) {
+void sq_gguf_set_int(json_t *o, const char *key, const sq_gguf_entry *e) {
     double v = sq_gguf_number(e, 0, -1);
     if (v >= 0 && v <= 9e15) {
         json_object_set_new(o, key, json_integer((json_int_t)v));
@@ -71,7 +108,7 @@ static json_t *rope_json(const sq_gguf *g, const family *f) {
                              sq_gguf_number(of(g, f, "rope.freq_base"), 0, f->theta));
     double factor = sq_gguf_number(of(g, f, "rope.scaling.factor"), 0, 0);
     sq_gguf_text type = sq_gguf_string(of(g, f, "rope.scaling.type"));
-    if (factor > 0 && type.n > 0 && !is_text(type, "none")) {
+    if (factor > 0 && type.n > 0 && !sq_gguf_text_is(type, "none")) {
         json_object_set_new(rope, "rope_type", json_stringn(type.p, type.n));
         json_object_set_new(rope, "factor", json_real(factor));
     }
@@ -91,25 +128,26 @@ static json_t *config_json(const sq_gguf *g, const family *f) {
     json_t *c = json_pack("{s:s, s:[s], s:s}", "model_type", f->model_type, "architectures",
                           f->architecture, "hidden_act", "silu");
     for (size_t i = 0; i < sizeof ints / sizeof *ints; i++) {
-        set_int(c, ints[i].hf, of(g, f, ints[i].gguf));
+        sq_gguf_set_int(c, ints[i].hf, of(g, f, ints[i].gguf));
     }
     if (json_object_get(c, "head_dim") == NULL) {
-        set_int(c, "head_dim", of(g, f, "rope.dimension_count"));
+        sq_gguf_set_int(c, "head_dim", of(g, f, "rope.dimension_count"));
     }
-    const sq_gguf_tensor *embed = find_tensor(g, "token_embd.weight");
+    const sq_gguf_tensor *embed = sq_gguf_find_tensor(g, "token_embd.weight");
     json_object_set_new(c, "vocab_size",
                         json_integer(embed != NULL && embed->rank == 2 ? embed->shape[0] : 0));
     json_object_set_new(
         c, "rms_norm_eps",
         json_real(sq_gguf_number(of(g, f, "attention.layer_norm_rms_epsilon"), 0, 1e-5)));
     json_object_set_new(c, "tie_word_embeddings",
-                        json_boolean(find_tensor(g, "output.weight") == NULL));
+                        json_boolean(sq_gguf_find_tensor(g, "output.weight") == NULL));
     json_object_set_new(c, "attention_bias",
-                        json_boolean(find_tensor(g, "blk.0.attn_q.bias") != NULL));
-    json_object_set_new(c, "mlp_bias", json_boolean(find_tensor(g, "blk.0.ffn_gate.bias") != NULL));
+                        json_boolean(sq_gguf_find_tensor(g, "blk.0.attn_q.bias") != NULL));
+    json_object_set_new(c, "mlp_bias",
+                        json_boolean(sq_gguf_find_tensor(g, "blk.0.ffn_gate.bias") != NULL));
     json_object_set_new(c, "rope_parameters", rope_json(g, f));
-    set_int(c, "bos_token_id", sq_gguf_find(g, "tokenizer.ggml.bos_token_id"));
-    set_int(c, "eos_token_id", sq_gguf_find(g, "tokenizer.ggml.eos_token_id"));
+    sq_gguf_set_int(c, "bos_token_id", sq_gguf_find(g, "tokenizer.ggml.bos_token_id"));
+    sq_gguf_set_int(c, "eos_token_id", sq_gguf_find(g, "tokenizer.ggml.eos_token_id"));
     return c;
 }
 
@@ -222,7 +260,7 @@ static sq_status bpe_tokenizer(const sq_gguf *g, const char *path, json_t **out,
     sq_gguf_text name = sq_gguf_string(sq_gguf_find(g, "tokenizer.ggml.pre"));
     const sq_gguf_pre *pre = name.n == 0 ? &sq_gguf_pres[0] : NULL;
     for (const sq_gguf_pre *p = sq_gguf_pres; pre == NULL && p->name != NULL; p++) {
-        pre = is_text(name, p->name) ? p : NULL;
+        pre = sq_gguf_text_is(name, p->name) ? p : NULL;
     }
     if (pre == NULL) {
         return sq_fail(err, SQ_EUNSUPPORTED,
@@ -276,10 +314,10 @@ static sq_status spm_tokenizer(const sq_gguf *g, json_t **out, sq_error *err) {
 
 static sq_status tokenizer_json(const sq_gguf *g, const char *path, json_t **out, sq_error *err) {
     sq_gguf_text model = sq_gguf_string(sq_gguf_find(g, "tokenizer.ggml.model"));
-    if (is_text(model, "gpt2")) {
+    if (sq_gguf_text_is(model, "gpt2")) {
         return bpe_tokenizer(g, path, out, err);
     }
-    if (is_text(model, "llama")) {
+    if (sq_gguf_text_is(model, "llama")) {
         return spm_tokenizer(g, out, err);
     }
     return sq_fail(err, SQ_EUNSUPPORTED,
@@ -288,25 +326,26 @@ static sq_status tokenizer_json(const sq_gguf *g, const char *path, json_t **out
 }
 
 sq_status sq_gguf_json(const char *path, const char *name, json_t **out, sq_error *err) {
-    sq_gguf g;
-    const family *f = NULL;
+    opened o;
     *out = NULL;
-    sq_status st = sq_gguf_open(&g, path, err);
+    sq_status st = open_files(&o, path, err);
     if (st != SQ_OK) {
         return st;
     }
-    SQ_TRY(find_family(&g, path, &f, err));
+    int sees = o.paths.vision != NULL;
     if (strcmp(name, "config.json") == 0) {
-        *out = config_json(&g, f);
+        *out = config_json(&o.text, o.family);
+        st = sees ? sq_mmproj_config(&o.vision, &o.text, *out, out, err) : SQ_OK;
     } else if (strcmp(name, "generation_config.json") == 0) {
-        *out = generation_json(&g);
+        *out = generation_json(&o.text);
     } else if (strcmp(name, "tokenizer_config.json") == 0) {
-        *out = tokenizer_config_json(&g);
+        *out = tokenizer_config_json(&o.text);
     } else if (strcmp(name, "tokenizer.json") == 0) {
-        st = tokenizer_json(&g, path, out, err);
+        st = tokenizer_json(&o.text, o.paths.text, out, err);
+    } else if (strcmp(name, "preprocessor_config.json") == 0 && sees) {
+        *out = sq_mmproj_preprocessor(&o.vision);
     }
-fail:
-    sq_gguf_close(&g);
+    close_files(&o);
     return st;
 }
 
@@ -359,10 +398,11 @@ static int64_t heads_of(const sq_gguf *g, const family *f, sq_gguf_text name) {
     return (int64_t)(is_k ? sq_gguf_number(of(g, f, "attention.head_count_kv"), 0, heads) : heads);
 }
 
-static sq_status add_tensor(sq_checkpoint *c, const sq_gguf *g, const family *f,
+static sq_status add_tensor(sq_checkpoint *c, const sq_gguf *g, const family *f, const char *prefix,
                             const sq_gguf_tensor *t, sq_error *err) {
-    char name[256];
-    if (!published_name(t->name, name, sizeof name)) {
+    char name[288];
+    size_t n = (size_t)snprintf(name, sizeof name, "%s", prefix);
+    if (!published_name(t->name, name + n, sizeof name - n)) {
         snprintf(name, sizeof name, "%.*s", (int)(t->name.n < 200 ? t->name.n : 200), t->name.p);
     }
     sq_tensor *to = &c->tensors[c->n];
@@ -392,27 +432,27 @@ static sq_status add_tensor(sq_checkpoint *c, const sq_gguf *g, const family *f,
 }
 
 sq_status sq_gguf_read(sq_checkpoint *c, const char *path, sq_error *err) {
-    sq_gguf g;
-    const family *f = NULL;
-    const char *slash = strrchr(path, '/');
-    sq_status st = sq_gguf_open(&g, path, err);
+    opened o;
+    sq_shard *s = NULL;
+    sq_status st = open_files(&o, path, err);
     if (st != SQ_OK) {
         return st;
     }
-    sq_shard *s = NULL;
-    SQ_TRY(find_family(&g, path, &f, err));
-    SQ_TRY(sq_checkpoint_reserve(c, g.n_tensors, err));
-    s = sq_checkpoint_add_shard(c, slash == NULL ? path : slash + 1, err);
+    const char *slash = strrchr(o.paths.text, '/');
+    const char *prefix = o.paths.vision == NULL ? "" : sq_mmproj_text_prefix(&o.vision);
+    SQ_TRY(sq_checkpoint_reserve(c, o.text.n_tensors, err));
+    s = sq_checkpoint_add_shard(c, slash == NULL ? o.paths.text : slash + 1, err);
     if (s == NULL) {
         st = SQ_ENOMEM;
         goto fail;
     }
-    s->map = g.map; /* the checkpoint keeps the map */
-    g.map = (sq_map){0};
-    for (size_t i = 0; i < g.n_tensors; i++) {
-        SQ_TRY(add_tensor(c, &g, f, &g.tensors[i], err));
+    s->map = o.text.map; /* the checkpoint keeps the map */
+    o.text.map = (sq_map){0};
+    for (size_t i = 0; i < o.text.n_tensors; i++) {
+        SQ_TRY(add_tensor(c, &o.text, o.family, prefix, &o.text.tensors[i], err));
     }
+    st = o.paths.vision == NULL ? SQ_OK : sq_mmproj_read(c, &o.vision, err);
 fail:
-    sq_gguf_close(&g);
+    close_files(&o);
     return st;
 }

@@ -1,11 +1,10 @@
 #include "format/source.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "base/json.h"
-#include "format/gguf.h"
+#include "format/gguf_model.h"
 #include "format/llama2c.h"
 #include "format/spm.h"
 
@@ -21,24 +20,16 @@ static int has(const char *dir, const char *name) {
 
 sq_source_kind sq_source_kind_of(const char *path) {
     size_t n = strlen(path);
+    if (sq_gguf_is(path)) {
+        return SQ_SOURCE_GGUF;
+    }
     if (sq_is_dir(path)) {
         return has(path, "llm/config.json") && has(path, "vision_tower") &&
                        !has(path, "model.safetensors") && !has(path, "model.safetensors.index.json")
                    ? SQ_SOURCE_PARTS
                    : SQ_SOURCE_HF;
     }
-    char magic[4] = "";
-    FILE *f = fopen(path, "rb");
-    if (f != NULL) {
-        size_t got = fread(magic, 1, sizeof magic, f);
-        fclose(f);
-        if (got == sizeof magic && memcmp(magic, "GGUF", 4) == 0) {
-            return SQ_SOURCE_GGUF;
-        }
-    }
-    return n > 5 && strcmp(path + n - 5, ".gguf") == 0  ? SQ_SOURCE_GGUF
-           : n > 4 && strcmp(path + n - 4, ".bin") == 0 ? SQ_SOURCE_LLAMA2C
-                                                        : SQ_SOURCE_HF;
+    return n > 4 && strcmp(path + n - 4, ".bin") == 0 ? SQ_SOURCE_LLAMA2C : SQ_SOURCE_HF;
 }
 
 /* dir/name when it is there. */

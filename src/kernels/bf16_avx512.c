@@ -156,9 +156,7 @@ static inline __attribute__((always_inline)) void kv_put(const sq_kv_product *p,
                                                          int64_t column, __m512 sum) {
     float *c = p->c + row * p->ldc + column;
     __m512 f = p->scale == NULL ? sum : _mm512_mul_ps(sum, _mm512_set1_ps(p->scale[row]));
-    _mm512_storeu_ps(c, p->keep == NULL
-                            ? f
-                            : _mm512_fmadd_ps(_mm512_set1_ps(p->keep[row]), _mm512_loadu_ps(c), f));
+    _mm512_storeu_ps(c, p->add ? _mm512_add_ps(_mm512_loadu_ps(c), f) : f);
 }
 
 #define KV_START(r) __m512 s##r = _mm512_setzero_ps(), t##r = s##r, u##r = s##r, w##r = s##r;
@@ -184,14 +182,13 @@ static inline __attribute__((always_inline)) void kv_tile(int m, int wide, const
                                                           int64_t row, int64_t column) {
     const uint32_t *a = (const uint32_t *)p->a + row * p->lda;
     const uint32_t *b = (const uint32_t *)p->b + column;
-    sq_kv_fetch ahead = sq_kv_ahead(p, (const char *)b, 4 * p->ldb);
     SQ_EACH_KV_ROW(KV_START)
     for (int64_t k = 0; k < p->k; k++, a++, b += p->ldb) {
         __m512bh b0 = (__m512bh)_mm512_loadu_si512(b);
         __m512bh b1 = wide > 1 ? (__m512bh)_mm512_loadu_si512(b + 16) : b0,
                  b2 = wide > 1 ? (__m512bh)_mm512_loadu_si512(b + 32) : b0,
                  b3 = wide > 1 ? (__m512bh)_mm512_loadu_si512(b + 48) : b0;
-        sq_kv_go(&ahead, k, 4 * p->ldb, 64 * wide);
+        sq_kv_fetch(p, k, 4 * p->ldb, 4 * column, 64 * wide);
         SQ_EACH_KV_ROW(KV_ADD)
     }
     SQ_EACH_KV_ROW(KV_PUT)

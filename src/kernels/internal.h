@@ -85,6 +85,14 @@ static inline int sq_weight_middle(const sq_weight *w) { return w->kind == SQ_W_
 /* Weight [row][c] as f32. */
 float sq_weight_at(const sq_weight *w, int64_t row, int64_t c);
 
+/* round_weights: what the largest product makes of *worth; returns its inverse, or 0. */
+static inline float sq_weights_scale(float top, float *worth) {
+    const float most = 32512.0f;
+    int fine = top < INFINITY, some = fine && top > 1e-30f;
+    *worth = some ? top / most : fine ? 0.0f : NAN;
+    return some ? most / top : 0.0f;
+}
+
 /* C = alpha A op(B) + beta C on the calling thread alone (oneDNN), row-major. The one place that
  * knows its API. */
 void sq_sgemm_serial(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,

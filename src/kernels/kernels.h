@@ -181,9 +181,8 @@ typedef struct sq_gptq_block {
     float top;
 } sq_gptq_block;
 
-/* A product of attention over a block of the KV cache: c[rows][n] = scale * A B, or with `keep`
- * keep
- * * c + scale * A B. A is [rows][k], B [k][n] of stride ldb with n a multiple of 16. A step of k is
+/* A product of attention over a block of the KV cache: c[rows][n] = scale * A B, or with `add`
+ * c + scale * A B. A is [rows][k], B [k][n] of stride ldb with n a multiple of 16. A step of k is
  * a word: one number for f32 and f16, a pair of bf16 (the first in the low half), four integers of
  * 8 bits; B's words lie side by side for the columns. Integers: A's row is two planes of k words,
  * low and high (signed bytes, low + 256 high), B's are bytes, less 128. */
@@ -192,15 +191,15 @@ typedef struct sq_kv_product {
     const void *a;        /* words of 32 bits; f32 beside f16 */
     const void *b;        /* words of 32 bits; of 16 for f16 */
     int64_t lda, ldb;     /* in these words; lda at least 2 k for integers */
-    const float *keep;    /* [rows], nullable: c is written only */
+    int add;              /* 0: c is written only */
     const float *scale;   /* [rows], nullable: 1 */
     const float *columns; /* [n], integers alone, nullable: each column's factor beside the scale */
     const int32_t *sums;  /* [rows], integers alone: the sum of a row's numbers */
     float *c;
     int64_t ldc;
-    const void *next; /* nullable: what is read after b, as many bytes: fetched meanwhile */
+    const void *next; /* nullable: what is read later, as large as B: fetched meanwhile */
 } sq_kv_product;
-enum { SQ_KV_TOKENS = 64 }; /* of a block: softmax_step's row */
+enum { SQ_KV_TOKENS = 64 }; /* of a block */
 
 /* The table. Every function works on one row or one tile; callers split the work over threads. */
 typedef struct sq_kernels {
@@ -237,18 +236,22 @@ typedef struct sq_kernels {
     void (*tile_bf16)(int64_t rows, int64_t columns, int64_t pairs, const uint32_t *a,
                       int64_t a_row, int64_t a_pair, const uint32_t *b, int64_t b_panel, float *c,
                       int64_t ldc);
-    /* Attention over the KV cache. kv_i8: (keep c) + ((float)(exact sum) * scale) * column, the
-     * last sum fused. */
+    /* Attention over the KV cache. kv_i8: c + ((float)(exact sum) * scale) * column. */
     void (*kv_f32)(const sq_kv_product *p);
     void (*kv_f16)(const sq_kv_product *p);
     void (*kv_bf16)(const sq_kv_product *p);
     void (*kv_i8)(const sq_kv_product *p);
-    /* One block of a running softmax, x[SQ_KV_TOKENS] of which the first n count: *top is the
-     * largest of them, x becomes exp(x - *top), 0 from n on. Returns the sum; NaN if any is. */
-    float (*softmax_step)(float *x, int64_t n, float *top);
-    /* high * 256 + low = x * factor to the nearest even whole number, of SQ_KV_TOKENS numbers of at
-     * most 32512 in size; returns their sum. */
-    int32_t (*round_weights)(int8_t *low, int8_t *high, const float *x, const float *factor);
+    /* A part of a row's softmax, x[all] of which the first n count, all a multiple of SQ_KV_TOKENS:
+     * *top is the largest of them, x becomes exp(x - *top), 0 from n on. Returns the sum; NaN if
+     * any is. */
+    float (*softmax_step)(float *x, int64_t n, int64_t all, float *top);
+    /* SQ_KV_TOKENS products x * factor, none below 0: high * 256 + low is each as a whole number
+     * (to nearest, ties to even) of *worth, the largest of them / 32512 (0 where none is above
+     * 1e-30; NaN where one is no finite number, and the integers are not told). Returns the
+     * integers' sum.
+     */
+    int32_t (*round_weights)(int8_t *low, int8_t *high, const float *x, const float *factor,
+                             float *worth);
     void (*axpy)(float *y, float a, const float *x, int64_t n); /* y += a x */
     /* y = x / sqrt(mean(x^2) + eps) * w, one row (HF LlamaRMSNorm in f32) */
     void (*rmsnorm)(float *y, const float *x, const float *w, float eps, int64_t n);

@@ -1,6 +1,7 @@
 /* Attention over a KV cache of 8-bit integers, AVX2: as 16-bit integers, whose products in pairs
  * are exact. */
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 #include "kernels/kv_tiles.h"
@@ -29,9 +30,7 @@ static inline __attribute__((always_inline)) void put(const sq_kv_product *p, in
     __m256 f = _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, excess));
     f = p->scale == NULL ? f : _mm256_mul_ps(f, _mm256_set1_ps(p->scale[row]));
     f = p->columns == NULL ? f : _mm256_mul_ps(f, _mm256_loadu_ps(p->columns + column));
-    _mm256_storeu_ps(c, p->keep == NULL
-                            ? f
-                            : _mm256_fmadd_ps(_mm256_set1_ps(p->keep[row]), _mm256_loadu_ps(c), f));
+    _mm256_storeu_ps(c, p->add ? _mm256_add_ps(_mm256_loadu_ps(c), f) : f);
 }
 
 #define ROW(r)                                                                                     \
@@ -50,12 +49,11 @@ static inline __attribute__((always_inline)) void some(int m, const sq_kv_produc
                                                        int64_t column) {
     const int64_t lda = 4 * p->lda, ldb = 4 * p->ldb, plane = 4 * p->k;
     const char *a = (const char *)p->a + row * lda, *b = (const char *)p->b + 4 * column;
-    sq_kv_fetch ahead = sq_kv_ahead(p, b, ldb);
     START(0)
     START(1)
     for (int64_t k = 0; k < p->k; k++, a += 4, b += ldb) {
         __m256i b0 = codes(b), b1 = codes(b + 16), b2 = codes(b + 32), b3 = codes(b + 48), v;
-        sq_kv_go(&ahead, k, ldb, 64);
+        sq_kv_fetch(p, k, ldb, 4 * column, 64);
         ROW(0)
         if (m > 1) {
             ROW(1)
@@ -79,7 +77,8 @@ static void kv_i8(const sq_kv_product *p) {
     }
 }
 
-static int32_t round_weights(int8_t *low, int8_t *high, const float *x, const float *factor) {
+static int32_t round_weights(int8_t *low, int8_t *high, const float *x, const float *factor,
+                             float *worth) {
     const __m256i half = _mm256_set1_epi32(128);
     /* the lowest byte of each word */
     const __m256i pick =
@@ -87,9 +86,20 @@ static int32_t round_weights(int8_t *low, int8_t *high, const float *x, const fl
                          -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
     const __m256i join = _mm256_setr_epi32(0, 4, 0, 0, 0, 0, 0, 0);
     __m256i sum = _mm256_setzero_si256();
+    __m256 tops = _mm256_setzero_ps(), bad = tops;
     for (int64_t i = 0; i < SQ_KV_TOKENS; i += 8) {
-        __m256i q =
-            _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(factor + i)));
+        __m256 v = _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(factor + i));
+        tops = _mm256_max_ps(tops, v);
+        bad = _mm256_or_ps(bad, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    }
+    __m128 top = _mm_max_ps(_mm256_castps256_ps128(tops), _mm256_extractf128_ps(tops, 1));
+    top = _mm_max_ps(top, _mm_movehl_ps(top, top));
+    top = _mm_max_ss(top, _mm_movehdup_ps(top));
+    const __m256 inverse =
+        _mm256_set1_ps(sq_weights_scale(_mm256_movemask_ps(bad) ? NAN : _mm_cvtss_f32(top), worth));
+    for (int64_t i = 0; i < SQ_KV_TOKENS; i += 8) {
+        __m256 v = _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(factor + i));
+        __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(v, inverse));
         __m256i h = _mm256_srai_epi32(_mm256_add_epi32(q, half), 8);
         sum = _mm256_add_epi32(sum, q);
         /* the low byte of q is that of q - 256 h */

@@ -1,6 +1,7 @@
 /* Attention over a KV cache of 8-bit integers, AVX-512 VNNI: dpbusd adds four codes (unsigned)
  * times numbers (signed) to a 32-bit lane, exactly. */
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 #include "kernels/kv_tiles.h"
@@ -24,9 +25,7 @@ static inline __attribute__((always_inline)) void put(const sq_kv_product *p, in
     __m512 f = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, excess));
     f = p->scale == NULL ? f : _mm512_mul_ps(f, _mm512_set1_ps(p->scale[row]));
     f = p->columns == NULL ? f : _mm512_mul_ps(f, _mm512_loadu_ps(p->columns + column));
-    _mm512_storeu_ps(c, p->keep == NULL
-                            ? f
-                            : _mm512_fmadd_ps(_mm512_set1_ps(p->keep[row]), _mm512_loadu_ps(c), f));
+    _mm512_storeu_ps(c, p->add ? _mm512_add_ps(_mm512_loadu_ps(c), f) : f);
 }
 
 #define START(r) __m512i s##r = _mm512_setzero_si512(), t##r = s##r, u##r = s##r, w##r = s##r;
@@ -61,7 +60,6 @@ static inline __attribute__((always_inline)) void tile(int m, int wide, const sq
     const int64_t lda = 4 * p->lda, ldb = 4 * p->ldb;
     const char *a = (const char *)p->a + row * lda + 4 * p->k, *from = (const char *)p->b;
     from += 4 * column;
-    sq_kv_fetch ahead = sq_kv_ahead(p, from, ldb);
     SQ_EACH_KV_ROW(START)
     for (int low = 0; low < 2; low++) {
         const char *b = from;
@@ -69,8 +67,8 @@ static inline __attribute__((always_inline)) void tile(int m, int wide, const sq
             __m512i b0 = _mm512_loadu_si512(b), b1 = wide > 1 ? _mm512_loadu_si512(b + 64) : b0,
                     b2 = wide > 1 ? _mm512_loadu_si512(b + 128) : b0,
                     b3 = wide > 1 ? _mm512_loadu_si512(b + 192) : b0;
-            if (!low) {
-                sq_kv_go(&ahead, k, ldb, 64 * wide);
+            if ((k & 1) == low) { /* half of it in each turn */
+                sq_kv_fetch(p, k, ldb, 4 * column, 64 * wide);
             }
             SQ_EACH_KV_ROW(ADD)
         }
@@ -83,16 +81,24 @@ static inline __attribute__((always_inline)) void tile(int m, int wide, const sq
 }
 SQ_KV_KERNEL(kv_i8, tile, 4)
 
-static int32_t round_weights(int8_t *low, int8_t *high, const float *x, const float *factor) {
+static int32_t round_weights(int8_t *low, int8_t *high, const float *x, const float *factor,
+                             float *worth) {
     const __m512i half = _mm512_set1_epi32(128);
     __m512i sum = _mm512_setzero_si512();
-    for (int64_t i = 0; i < SQ_KV_TOKENS; i += 16) {
-        __m512i q =
-            _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(factor + i)));
+    __m512 v[SQ_KV_TOKENS / 16], top = _mm512_setzero_ps();
+    __mmask16 bad = 0;
+    for (int i = 0; i < SQ_KV_TOKENS / 16; i++) {
+        v[i] = _mm512_mul_ps(_mm512_loadu_ps(x + 16 * i), _mm512_loadu_ps(factor + 16 * i));
+        top = _mm512_max_ps(top, v[i]);
+        bad |= _mm512_cmp_ps_mask(v[i], v[i], _CMP_UNORD_Q);
+    }
+    float inverse = sq_weights_scale(bad ? NAN : _mm512_reduce_max_ps(top), worth);
+    for (int i = 0; i < SQ_KV_TOKENS / 16; i++) {
+        __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(v[i], _mm512_set1_ps(inverse)));
         __m512i h = _mm512_srai_epi32(_mm512_add_epi32(q, half), 8);
         /* the low byte of q is that of q - 256 h */
-        _mm_storeu_si128((__m128i *)(void *)(low + i), _mm512_cvtepi32_epi8(q));
-        _mm_storeu_si128((__m128i *)(void *)(high + i), _mm512_cvtepi32_epi8(h));
+        _mm_storeu_si128((__m128i *)(void *)(low + 16 * i), _mm512_cvtepi32_epi8(q));
+        _mm_storeu_si128((__m128i *)(void *)(high + 16 * i), _mm512_cvtepi32_epi8(h));
         sum = _mm512_add_epi32(sum, q);
     }
     return _mm512_reduce_add_epi32(sum);

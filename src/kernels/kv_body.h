@@ -24,7 +24,7 @@ static inline __attribute__((always_inline)) void kv_put(const sq_kv_product *p,
                                                          int64_t column, V sum) {
     float *c = p->c + row * p->ldc + column;
     V f = p->scale == NULL ? sum : v_mul(sum, v_set1(p->scale[row]));
-    v_store(c, p->keep == NULL ? f : v_fma(v_set1(p->keep[row]), v_load(c), f));
+    v_store(c, p->add ? v_add(v_load(c), f) : f);
 }
 
 #define KV_START(r) V s##r = v_set1(0), t##r = s##r, u##r = s##r, w##r = s##r;
@@ -54,10 +54,9 @@ kv_tile(int kind, int m, int wide, const sq_kv_product *p, int64_t row, int64_t 
     const int vectors = wide * 16 / VN, size = kind == KV_F16 ? 2 : 4;
     const int64_t lda = 4 * p->lda, ldb = size * p->ldb;
     const char *a = (const char *)p->a + row * lda, *b = (const char *)p->b + size * column;
-    sq_kv_fetch ahead = sq_kv_ahead(p, b, ldb);
     SQ_EACH_KV_ROW(KV_START)
     for (int64_t k = 0; k < p->k; k++, a += 4, b += ldb) {
-        sq_kv_go(&ahead, k, ldb, 16 * wide * size);
+        sq_kv_fetch(p, k, ldb, size * column, 16 * wide * size);
         for (int half = kind; half <= (kind == KV_EVEN ? KV_ODD : kind); half++) {
             V b0 = kv_load(half, b), b1 = vectors > 1 ? kv_load(half, b + VN * size) : b0,
               b2 = vectors > 2 ? kv_load(half, b + 2 * VN * size) : b0,
@@ -77,22 +76,25 @@ SQ_KV_KERNEL(k_kv_f32, KV_TILE_F32, KV_WIDE)
 SQ_KV_KERNEL(k_kv_f16, KV_TILE_F16, KV_WIDE)
 SQ_KV_KERNEL(k_kv_bf16, KV_TILE_BF16, KV_WIDE)
 
-static float k_softmax_step(float *x, int64_t n, float *top) {
-    for (int64_t i = n; i < SQ_KV_TOKENS; i++) {
+static float k_softmax_step(float *x, int64_t n, int64_t all, float *top) {
+    for (int64_t i = n; i < all; i++) {
         x[i] = -INFINITY;
     }
-    V most = v_load(x), sum = v_set1(0);
-    for (int64_t i = VN; i < SQ_KV_TOKENS; i += VN) {
+    V most = v_set1(-INFINITY), more = most, sum = v_set1(0), next = sum;
+    for (int64_t i = 0; i < all; i += 2 * VN) {
         most = v_max(most, v_load(x + i));
+        more = v_max(more, v_load(x + i + VN));
     }
-    *top = v_top(most);
+    *top = v_top(v_max(most, more));
     V base = v_set1(*top == -INFINITY ? 0.0f : *top);
-    for (int64_t i = 0; i < SQ_KV_TOKENS; i += VN) {
-        V e = v_exp(v_sub(v_load(x + i), base));
+    for (int64_t i = 0; i < all; i += 2 * VN) {
+        V e = v_exp(v_sub(v_load(x + i), base)), f = v_exp(v_sub(v_load(x + i + VN), base));
         v_store(x + i, e);
+        v_store(x + i + VN, f);
         sum = v_add(sum, e);
+        next = v_add(next, f);
     }
-    return v_sum(sum);
+    return v_sum(v_add(sum, next));
 }
 
 static void fill_kv(sq_kernels *k) {

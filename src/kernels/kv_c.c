@@ -7,7 +7,7 @@ static void put(const sq_kv_product *p, int64_t row, int64_t column, float sum) 
     float *c = p->c + row * p->ldc + column;
     float f = p->scale == NULL ? sum : sum * p->scale[row];
     f = p->columns == NULL ? f : f * p->columns[column];
-    *c = p->keep == NULL ? f : fmaf(p->keep[row], *c, f);
+    *c = p->add ? *c + f : f;
 }
 
 static void kv_f32(const sq_kv_product *p) {
@@ -60,24 +60,31 @@ static void kv_i8(const sq_kv_product *p) {
     }
 }
 
-static float softmax_step(float *x, int64_t n, float *top) {
+static float softmax_step(float *x, int64_t n, int64_t all, float *top) {
     float most = -INFINITY, sum = 0;
     for (int64_t i = 0; i < n; i++) {
         most = x[i] > most ? x[i] : most;
     }
     *top = most;
     most = most == -INFINITY ? 0 : most; /* nothing but -inf: zeros */
-    for (int64_t i = 0; i < SQ_KV_TOKENS; i++) {
+    for (int64_t i = 0; i < all; i++) {
         x[i] = i < n ? expf(x[i] - most) : 0.0f;
         sum += x[i];
     }
     return sum;
 }
 
-static int32_t round_weights(int8_t *low, int8_t *high, const float *x, const float *factor) {
+static int32_t round_weights(int8_t *low, int8_t *high, const float *x, const float *factor,
+                             float *worth) {
     int32_t sum = 0;
+    float top = 0;
     for (int64_t i = 0; i < SQ_KV_TOKENS; i++) {
         float f = x[i] * factor[i];
+        top = f > top || f != f ? f : top; /* NaN stays */
+    }
+    float inverse = sq_weights_scale(top, worth);
+    for (int64_t i = 0; i < SQ_KV_TOKENS; i++) {
+        float f = x[i] * factor[i] * inverse;
         int q = f == f ? (int)rintf(f) : 0, h = (q + 128) >> 8;
         high[i] = (int8_t)h;
         low[i] = (int8_t)(q - 256 * h);

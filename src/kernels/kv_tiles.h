@@ -39,26 +39,17 @@ enum { SQ_KV_ROWS = 6 };
         }                                                                                          \
     }
 
-/* Where to prefetch while B is read from `b` on: SQ_KV_AHEAD bytes before it is needed (the CPU's
- * own prefetching ends at a page's border), the last of them in what is read next. */
-enum { SQ_KV_AHEAD = 8192 };
-typedef struct sq_kv_fetch {
-    const char *at, *next;
-    int64_t turn; /* the step at which `next` begins */
-} sq_kv_fetch;
-static inline __attribute__((always_inline)) sq_kv_fetch sq_kv_ahead(const sq_kv_product *p,
-                                                                     const char *b, int64_t step) {
-    int64_t turn = p->k - SQ_KV_AHEAD / step;
-    const char *next = p->next != NULL ? (const char *)p->next : b;
-    return turn > 0 ? (sq_kv_fetch){b + SQ_KV_AHEAD, next, turn} : (sq_kv_fetch){next, next, -1};
-}
-static inline __attribute__((always_inline)) void sq_kv_go(sq_kv_fetch *f, int64_t k, int64_t step,
-                                                           int bytes) {
-    f->at = k == f->turn ? f->next : f->at;
-    for (int i = 0; i < bytes; i += 64) {
-        __builtin_prefetch(f->at + i);
+/* While B is read, step k of the tile at `column`, the same place of what is read next is fetched:
+ * the CPU's own prefetching ends at a page's border. Into the second level: lines on their way to
+ * the first are so few that they bound a core to half of what it can read. */
+static inline __attribute__((always_inline)) void
+sq_kv_fetch(const sq_kv_product *p, int64_t k, int64_t step, int64_t column, int bytes) {
+    if (p->next != NULL) {
+        const char *at = (const char *)p->next + k * step + column;
+        for (int i = 0; i < bytes; i += 64) {
+            __builtin_prefetch(at + i, 0, 2);
+        }
     }
-    f->at += step;
 }
 
 #endif

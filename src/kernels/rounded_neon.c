@@ -69,10 +69,36 @@ static inline __attribute__((always_inline)) int32x4_t add_word(int32x4_t sums, 
     add_word(sums, codes, vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(x), lane)),    \
              bits)
 #include "kernels/rounded_neon_body.h"
+/* Four words at once. */
+#define add_words(sums, codes, x) add_word(sums, codes, x, 8)
+#include "kernels/kv_neon_body.h"
+
+static int32_t round_weights(int8_t *low, int8_t *high, const float *x, const float *factor,
+                             float *worth) {
+    float32x4_t top = vdupq_n_f32(0);
+    int32x4_t sum = vdupq_n_s32(0);
+    for (int64_t i = 0; i < SQ_KV_TOKENS; i += VN) { /* NaN stays */
+        top = vmaxq_f32(top, vmulq_f32(vld1q_f32(x + i), vld1q_f32(factor + i)));
+    }
+    float inverse = sq_weights_scale(vmaxvq_f32(top), worth);
+    for (int64_t i = 0; i < SQ_KV_TOKENS; i += 8) {
+        float32x4_t a = vmulq_f32(vld1q_f32(x + i), vld1q_f32(factor + i));
+        float32x4_t b = vmulq_f32(vld1q_f32(x + i + 4), vld1q_f32(factor + i + 4));
+        int32x4_t c = vcvtnq_s32_f32(vmulq_n_f32(a, inverse));
+        int32x4_t d = vcvtnq_s32_f32(vmulq_n_f32(b, inverse));
+        int16x8_t q = vcombine_s16(vmovn_s32(c), vmovn_s32(d));
+        vst1_s8(high + i, vrshrn_n_s16(q, 8)); /* (q + 128) >> 8 */
+        vst1_s8(low + i, vmovn_s16(q));
+        sum = vaddq_s32(sum, vaddq_s32(c, d));
+    }
+    return vaddvq_s32(sum);
+}
 
 void sq_rounded_init_neon(sq_kernels *k) {
     k->range = range;
     k->round_i8 = round_i8;
     k->round_i16 = round_i16;
     k->int_tile = int_tile;
+    k->kv_i8 = kv_i8;
+    k->round_weights = round_weights;
 }

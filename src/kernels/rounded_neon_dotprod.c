@@ -5,5 +5,10 @@
 
 #define add_four(sums, codes, x, lane, bits) vdotq_laneq_s32(sums, codes, x, lane)
 #include "kernels/rounded_neon_body.h"
+#define add_words vdotq_s32
+#include "kernels/kv_neon_body.h"
 
-void sq_kernels_init_neon_dotprod(sq_kernels *k) { k->int_tile = int_tile; }
+void sq_kernels_init_neon_dotprod(sq_kernels *k) {
+    k->int_tile = int_tile;
+    k->kv_i8 = kv_i8;
+}

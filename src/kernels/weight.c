@@ -336,13 +336,15 @@ float sq_weight_at(const sq_weight *w, int64_t row, int64_t c) {
 }
 
 void sq_weight_free(sq_weight *w) {
-    sq_free(w->owned);
-    sq_free(w->scales);
-    sq_free(w->offsets);
-    sq_free(w->half);
-    sq_free(w->zeros);
-    sq_free(w->sums);
-    sq_free(w->place);
+    if (w->owned != NULL || w->data == NULL) { /* else all of it is borrowed */
+        sq_free(w->owned);
+        sq_free(w->scales);
+        sq_free(w->offsets);
+        sq_free(w->half);
+        sq_free(w->zeros);
+        sq_free(w->sums);
+        sq_free(w->place);
+    }
     *w = (sq_weight){0};
 }
 

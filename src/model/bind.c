@@ -138,9 +138,15 @@ char *sq_bind_stem(sq_binder *b, const sq_tensor *t, const char *suffix) {
 }
 
 /* A weight matrix as it lies in the file, or ggml's blocks packed. */
-static sq_status weight_of(sq_binder *b, sq_weight *w, const sq_tensor *t, const int64_t shape[2]) {
+static sq_status weight_of(sq_binder *b, const char *name, sq_weight *w, const sq_tensor *t,
+                           const int64_t shape[2]) {
+    sq_block_form form;
     if (sq_dtype_block(t->dtype) == 1) {
         return sq_weight_dense(w, t->dtype, t->data, shape[0], shape[1], b->err);
+    }
+    if (sq_block_describe(t->dtype, &form) &&
+        sq_packed_take(b->net->packed, name, form.bits, shape[0], shape[1], w)) {
+        return SQ_OK;
     }
     sq_status st = sq_weight_blocks(w, t->dtype, t->data, shape[0], shape[1], b->err);
     sq_tensor_release(t);
@@ -168,7 +174,7 @@ static sq_status bind_linear(sq_binder *b, sq_linear *l, const sq_linear_row *ro
         if (st == SQ_OK && sq_bind_check(b, t, 2, shape)) {
             l->quantized = sq_dtype_block(t->dtype) > 1;
             l->file = l->quantized ? NULL : t;
-            st = weight_of(b, &l->weight, t, shape);
+            st = weight_of(b, l->name, &l->weight, t, shape);
             l->scheme = (sq_ct_scheme){.bits = l->weight.kind == SQ_W_Q4 ? 4 : 8,
                                        .group_size = l->weight.group};
         }
@@ -429,7 +435,7 @@ fail:
     return st;
 }
 
-sq_status sq_net_open(sq_net **out, const char *dir, sq_error *err) {
+static sq_status open_net(sq_net **out, const char *dir, int packed, sq_error *err) {
     *out = NULL;
     sq_net *n = sq_alloc(1, sizeof *n, "a model", err);
     if (n == NULL) {
@@ -439,6 +445,9 @@ sq_status sq_net_open(sq_net **out, const char *dir, sq_error *err) {
     sq_status st = sq_config_load(&n->config, dir, err);
     if (st == SQ_OK) {
         st = sq_checkpoint_open(&n->ckpt, dir, err);
+    }
+    if (st == SQ_OK && packed) {
+        st = sq_packed_open(&n->packed, dir, err);
     }
     if (st == SQ_OK) {
         st = bind_all(&b, dir);
@@ -454,6 +463,14 @@ sq_status sq_net_open(sq_net **out, const char *dir, sq_error *err) {
     }
     *out = n;
     return st;
+}
+
+sq_status sq_net_open(sq_net **out, const char *dir, sq_error *err) {
+    return open_net(out, dir, 0, err);
+}
+
+sq_status sq_net_open_packed(sq_net **out, const char *dir, sq_error *err) {
+    return open_net(out, dir, 1, err);
 }
 
 static sq_status free_linear(void *user, sq_linear *l, sq_error *err) {
@@ -473,6 +490,7 @@ void sq_net_close(sq_net **net) {
         sq_weight_free(&n->head.weight);
     }
     sq_weight_free(&n->embed.weight);
+    sq_packed_close(&n->packed);
     sq_checkpoint_close(&n->ckpt);
     sq_arena_free(&n->arena);
     sq_config_free(&n->config);
@@ -495,10 +513,19 @@ static sq_status use_bf16(void *user, sq_linear *l, sq_error *err) {
 
 void sq_net_use_bf16(sq_net *n) { sq_net_each_linear(n, use_bf16, NULL, NULL); }
 
+/* What a rounded head is kept as. */
+static const char *head_name(int bits) {
+    return bits == 4 ? "the head in 4 bits" : "the head in 8 bits";
+}
+
 sq_status sq_net_round_head(sq_net *n, int bits, sq_error *err) {
-    sq_weight w;
-    sq_status st = sq_weight_round(&w, &n->head.weight, bits, err);
+    sq_weight w, *dense = &n->head.weight;
+    sq_status st = SQ_OK;
+    if (!sq_packed_take(n->packed, head_name(bits), bits, dense->n, dense->k, &w)) {
+        st = sq_weight_round(&w, dense, bits, err);
+    }
     if (st == SQ_OK) {
+        n->head_bits = bits;
         if (n->head.file != NULL) {
             sq_tensor_release(n->head.file);
         }
@@ -537,6 +564,57 @@ sq_status sq_net_every_linear(sq_net *n, sq_linear_fn f, void *user, sq_error *e
     sq_status st = sq_net_each_linear(n, f, user, err);
     st = st == SQ_OK ? f(user, &n->embed, err) : st;
     return st == SQ_OK && !n->config.tied ? f(user, &n->head, err) : st;
+}
+
+typedef struct packed_list {
+    sq_packed_item *items; /* NULL: only counted */
+    size_t n, bytes;
+} packed_list;
+
+static void list(packed_list *p, const char *name, const sq_weight *w) {
+    if (p->items != NULL) {
+        p->items[p->n] = (sq_packed_item){name, w};
+        p->bytes += sq_weight_bytes(w);
+    }
+    p->n++;
+}
+
+static sq_status list_packed(void *user, sq_linear *l, sq_error *err) {
+    (void)err;
+    if (l->weight.kind == SQ_W_Q4 || l->weight.kind == SQ_W_Q8) {
+        list(user, l->name, &l->weight);
+    }
+    return SQ_OK;
+}
+
+static void list_all(sq_net *n, packed_list *p) {
+    sq_net_each_linear(n, list_packed, p, NULL);
+    list_packed(p, &n->embed, NULL);
+    if (n->head_bits > 0) {
+        list(p, head_name(n->head_bits), &n->head.weight);
+    } else if (!n->config.tied) {
+        list_packed(p, &n->head, NULL);
+    }
+}
+
+sq_status sq_net_keep_packed(const sq_net *n, size_t *bytes, sq_error *err) {
+    *bytes = 0;
+    if (n->packed == NULL || !n->packed->missed) {
+        return SQ_OK;
+    }
+    packed_list p = {0};
+    sq_net *net = (sq_net *)(uintptr_t)n; /* the visitor only reads */
+    list_all(net, &p);
+    p.items = sq_alloc(p.n + 1, sizeof *p.items, "a list of linears", err);
+    if (p.items == NULL) {
+        return SQ_ENOMEM;
+    }
+    p.n = 0;
+    list_all(net, &p);
+    sq_status st = sq_packed_write(n->packed, p.items, p.n, err);
+    sq_free(p.items);
+    *bytes = st == SQ_OK ? p.bytes : 0;
+    return st;
 }
 
 int sq_net_taps(const sq_net *n) {

@@ -10,6 +10,10 @@
 static sq_status laid_out(sq_binder *b, sq_linear *l, const sq_qparts *p, int64_t n, int64_t k) {
     sq_error e = {0};
     sq_qlinear q = {0};
+    if (sq_packed_take(b->net->packed, l->name, l->scheme.bits, n, k, &l->weight)) {
+        l->quantized = 1;
+        return SQ_OK;
+    }
     sq_status st =
         sq_qlinear_read(&q, p, sq_qconfig_layout(b->q), &l->scheme, n, k, l->file_name, &e);
     if (st == SQ_EFORMAT || st == SQ_EUNSUPPORTED) {

@@ -3,9 +3,9 @@
  * scale) v, without the rows of scores.
  *
  * The query heads that share a key head are rows of one product: a block is read once for all of
- * them, and the same code serves decoding and prompts. Tokens are cut into ranges of a fixed size;
- * each has its own softmax, and they are joined in their order: a single row's ranges may be
- * different threads', and the result is the same. */
+ * them, and the same code serves decoding and prompts. Tokens are cut into ranges of a fixed size:
+ * scores of all of a range's keys, its softmax, then all of its values. Ranges are joined in their
+ * order: a single row's may be different threads', and the result is the same. */
 #include <math.h>
 #include <string.h>
 
@@ -13,12 +13,13 @@
 #include "model/work.h"
 
 enum {
-    RANGE = 8,              /* blocks */
-    TILE_ROWS = 96,         /* rows of a product in prompts, about */
-    FEW_WORK = 1 << 18,     /* products below this are not worth waking threads */
-    CONVERTED_ROWS = 16,    /* at least, for a block to be rounded to bf16 for them */
-    LARGEST = 32512,        /* of 16-bit queries and weights (kernels.h, round_i16) */
-    WORDS = SQ_KV_BLOCK / 2 /* of a row of weights, at most */
+    RANGE = 8,                    /* blocks */
+    TOKENS = RANGE * SQ_KV_BLOCK, /* of a range */
+    WORDS = SQ_KV_BLOCK / 2,      /* of a row's weights in a block, bf16 or 16 bits */
+    TILE_ROWS = 96,               /* rows of a product in prompts, about */
+    FEW_WORK = 1 << 18,           /* products below this are not worth waking threads */
+    CONVERTED_ROWS = 16,          /* at least, for a block to be rounded to bf16 for them */
+    LARGEST = 32512               /* of 16-bit queries and weights (kernels.h, round_i16) */
 };
 
 /* What the products are of. */
@@ -40,15 +41,16 @@ typedef struct tile {
     float *q;                          /* [rows] of width numbers or less */
     float *q_scale;                    /* [rows] of integers */
     int32_t *q_sums;                   /* [rows] of integers */
-    float *scores;                     /* [rows][SQ_KV_BLOCK] */
-    uint32_t *weights, *keys, *values; /* [rows][WORDS]; a block in bf16 */
-    float *keep, *scale;               /* [rows] */
-    int32_t *sums;                     /* [rows] */
+    float *scores;                     /* [rows][TOKENS] */
+    uint32_t *weights, *keys, *values; /* [rows][RANGE][WORDS]; a block in bf16 */
+    float *scale;                      /* [RANGE][rows] of integers: what a weight is worth */
+    int32_t *sums;                     /* [RANGE][rows] of integers: sums of weights */
     part range, all;
 } tile;
 
 static int64_t tile_floats(int64_t rows, int64_t width) {
-    return rows * (3 * width + SQ_KV_BLOCK + WORDS + 9) + SQ_KV_BLOCK * (width + SQ_KV_PANEL) / 2;
+    return rows * (3 * width + TOKENS + RANGE * (WORDS + 2) + 6) +
+           SQ_KV_BLOCK * (width + SQ_KV_PANEL) / 2;
 }
 
 static float *take(float **at, int64_t n) {
@@ -64,17 +66,16 @@ static void lay_out(tile *t, float *space) {
     t->all.values = take(&space, rows * width);
     t->keys = (uint32_t *)(void *)take(&space, SQ_KV_BLOCK * width / 2);
     t->values = (uint32_t *)(void *)take(&space, SQ_KV_BLOCK * SQ_KV_PANEL / 2);
-    t->scores = take(&space, rows * SQ_KV_BLOCK);
-    t->weights = (uint32_t *)(void *)take(&space, rows * WORDS);
+    t->scores = take(&space, rows * TOKENS);
+    t->weights = (uint32_t *)(void *)take(&space, rows * RANGE * WORDS);
     t->range.top = take(&space, rows);
     t->range.sum = take(&space, rows);
     t->all.top = take(&space, rows);
     t->all.sum = take(&space, rows);
-    t->keep = take(&space, rows);
-    t->scale = take(&space, rows);
+    t->scale = take(&space, RANGE * rows);
     t->q_scale = take(&space, rows);
     t->q_sums = (int32_t *)(void *)take(&space, rows);
-    t->sums = (int32_t *)(void *)take(&space, rows);
+    t->sums = (int32_t *)(void *)take(&space, RANGE * rows);
 }
 
 /* Tokens that the rows of a tile may see, from the first to the last. */
@@ -176,7 +177,7 @@ static void pair_rows(sq_kv_type type, const void *matrix, int64_t k, int64_t n,
     }
 }
 
-/* Scores of a block's first n tokens: [rows][SQ_KV_BLOCK]. */
+/* Scores of a block's first n tokens, beside those of the range's blocks before it. */
 static void score(const tile *t, int64_t block, int64_t n, const void *next) {
     const sq_cached *a = t->a;
     const void *keys = sq_kv_matrix(a->kv, block, a->layer, 0, t->head);
@@ -199,58 +200,47 @@ static void score(const tile *t, int64_t block, int64_t n, const void *next) {
                               .columns = integers ? sq_kv_scales(a->kv, block, a->layer, 0, t->head)
                                                   : NULL,
                               .sums = t->q_sums,
-                              .c = t->scores,
-                              .ldc = SQ_KV_BLOCK,
+                              .c = t->scores + block % RANGE * SQ_KV_BLOCK,
+                              .ldc = TOKENS,
                               .next = next});
 }
 
-/* What weights are multiplied by to become integers: the scales of the n tokens that a row sees,
- * the largest as LARGEST; returns what an integer is worth. */
-static float value_factors(const tile *t, int64_t block, int64_t n, float *factors) {
+/* A row's weights of a block, of which it sees n tokens, times the scales of the values. */
+static void round_row(const tile *t, int64_t row, int64_t block, int64_t n) {
     const float *scales = sq_kv_scales(t->a->kv, block, t->a->layer, 1, t->head);
-    float lo, hi;
-    sq_kernels_get()->range(scales, n, &lo, &hi);
-    for (int64_t i = 0; i < SQ_KV_BLOCK; i++) {
-        factors[i] = i < n && hi > 1e-30f ? scales[i] * ((float)LARGEST / hi) : 0.0f;
+    const int64_t in = block % RANGE;
+    int8_t *w = (int8_t *)(t->weights + (row * RANGE + in) * WORDS);
+    float seen[SQ_KV_BLOCK] = {0};
+    if (n < SQ_KV_BLOCK) { /* what lies beyond may be none */
+        memcpy(seen, scales, (size_t)(n < 0 ? 0 : n) * sizeof *seen);
+        scales = seen;
     }
-    return hi > 1e-30f || hi != hi ? hi / (float)LARGEST : 0.0f;
+    t->sums[in * t->rows + row] = sq_kernels_get()->round_weights(
+        w, w + SQ_KV_BLOCK, t->scores + row * TOKENS + in * SQ_KV_BLOCK, scales,
+        &t->scale[in * t->rows + row]);
 }
 
-/* A block's scores become weights relative to its largest, and the range's softmax goes on: what
- * was is kept by keep, what comes counts by scale. */
-static void soften(const tile *t, int64_t block) {
+/* The scores of a range become weights relative to the largest, as its values are multiplied by. */
+static void soften(const tile *t, int64_t range, int64_t blocks) {
     const sq_kernels *kn = sq_kernels_get();
-    float factors[SQ_KV_BLOCK], worth = 0;
-    int64_t before = -1;
     for (int64_t r = 0; r < t->rows; r++) {
-        float *x = t->scores + r * SQ_KV_BLOCK, top;
-        uint32_t *w = t->weights + r * WORDS;
-        int64_t n = seen_of(t, r) - block * SQ_KV_BLOCK;
-        n = n < 0 ? 0 : n > SQ_KV_BLOCK ? SQ_KV_BLOCK : n;
-        float sum = kn->softmax_step(x, n, &top);
-        if (top > t->range.top[r]) {
-            t->keep[r] = expf(t->range.top[r] - top);
-            t->scale[r] = 1;
-            t->range.top[r] = top;
-        } else {
-            t->keep[r] = 1;
-            t->scale[r] = top == -INFINITY ? 0.0f : expf(top - t->range.top[r]);
+        float *x = t->scores + r * TOKENS;
+        int64_t n = seen_of(t, r) - range * TOKENS, all = blocks * SQ_KV_BLOCK;
+        n = n < 0 ? 0 : n > all ? all : n;
+        t->range.sum[r] = kn->softmax_step(x, n, all, &t->range.top[r]);
+        if (t->form == IN_BF16 || t->form == CONVERTED) {
+            narrow(t->weights + r * RANGE * WORDS, x, all);
         }
-        t->range.sum[r] = t->keep[r] * t->range.sum[r] + t->scale[r] * sum;
-        if (t->form == IN_INT8) {
-            worth = n == before ? worth : value_factors(t, block, n, factors);
-            before = n;
-            t->scale[r] *= worth;
-            t->sums[r] = kn->round_weights((int8_t *)w, (int8_t *)w + SQ_KV_BLOCK, x, factors);
-        } else if (t->form == IN_BF16 || t->form == CONVERTED) {
-            narrow(w, x, SQ_KV_BLOCK);
+        for (int64_t b = 0; t->form == IN_INT8 && b < blocks; b++) {
+            round_row(t, r, range * RANGE + b, n - b * SQ_KV_BLOCK);
         }
     }
 }
 
-/* Adds a block's values. */
-static void mix(const tile *t, int64_t block, int64_t n, int first, const void *next) {
+/* Adds a block's values to those of the range's blocks before it. */
+static void mix(const tile *t, int64_t block, int64_t n, const char *next) {
     const sq_cached *a = t->a;
+    const int64_t in = block % RANGE;
     const char *values = sq_kv_matrix(a->kv, block, a->layer, 1, t->head);
     int numbers = t->form == IN_F32 || t->form == IN_F16, integers = t->form == IN_INT8;
     int64_t size = a->kv->type == SQ_KV_F32 ? 4 : integers ? 1 : 2; /* bytes of a value */
@@ -258,41 +248,50 @@ static void mix(const tile *t, int64_t block, int64_t n, int first, const void *
                        .k = numbers    ? n
                             : integers ? SQ_KV_BLOCK / 4
                                        : sq_ceil_div(n, 2),
-                       .a = numbers ? (const void *)t->scores : t->weights,
-                       .lda = numbers ? SQ_KV_BLOCK : WORDS,
-                       .keep = first ? NULL : t->keep,
-                       .scale = t->scale,
-                       .sums = t->sums,
+                       .a = numbers ? (const void *)(t->scores + in * SQ_KV_BLOCK)
+                                    : t->weights + in * WORDS,
+                       .lda = numbers ? TOKENS : RANGE * WORDS,
+                       .add = in > 0,
+                       .scale = integers ? t->scale + in * t->rows : NULL,
+                       .sums = t->sums + in * t->rows,
                        .ldc = t->width};
     for (int64_t c = 0; c < t->width; c += SQ_KV_PANEL) {
         p.n = p.ldb = sq_kv_panel(t->width, c);
         p.c = t->range.values + c;
-        p.b = values;
-        values += SQ_KV_BLOCK * p.n * size;
+        p.b = values + SQ_KV_BLOCK * c * size;
         if (t->form == CONVERTED) {
             pair_rows(a->kv->type, p.b, n, p.n, t->values);
             p.b = t->values;
-        } else {
-            p.next = c + p.n < t->width ? values : next;
+        } else if (next != NULL) {
+            p.next = next + SQ_KV_BLOCK * c * size;
         }
         multiply(t->form, &p);
     }
 }
 
-/* The softmax over range i's tokens, as far as the rows see them. */
+/* Of a block, the tokens that any row sees. */
+static int64_t seen_in(const tile *t, int64_t block) {
+    int64_t n = seen_of(t, t->rows - 1) - block * SQ_KV_BLOCK;
+    return n < SQ_KV_BLOCK ? n : SQ_KV_BLOCK;
+}
+
+/* The softmax over range i's tokens, as far as the rows see them. Each product fetches what the
+ * next one reads. */
 static void attend_range(const tile *t, int64_t i) {
     const sq_cached *a = t->a;
-    int64_t last = seen_of(t, t->rows - 1), blocks = sq_ceil_div(last, SQ_KV_BLOCK);
-    for (int64_t r = 0; r < t->rows; r++) {
-        t->range.top[r] = -INFINITY;
-        t->range.sum[r] = 0;
+    int64_t blocks = sq_ceil_div(seen_of(t, t->rows - 1), SQ_KV_BLOCK), first = i * RANGE;
+    int64_t end = first + RANGE < blocks ? first + RANGE : blocks;
+    for (int64_t b = first; b < end; b++) {
+        score(t, b, seen_in(t, b),
+              b + 1 < end ? sq_kv_matrix(a->kv, b + 1, a->layer, 0, t->head)
+                          : sq_kv_matrix(a->kv, first, a->layer, 1, t->head));
     }
-    for (int64_t b = i * RANGE; b < (i + 1) * RANGE && b < blocks; b++) {
-        int64_t n = last - b * SQ_KV_BLOCK < SQ_KV_BLOCK ? last - b * SQ_KV_BLOCK : SQ_KV_BLOCK;
-        score(t, b, n, sq_kv_matrix(a->kv, b, a->layer, 1, t->head));
-        soften(t, b);
-        mix(t, b, n, b == i * RANGE,
-            b + 1 < blocks ? sq_kv_matrix(a->kv, b + 1, a->layer, 0, t->head) : NULL);
+    soften(t, i, end - first);
+    for (int64_t b = first; b < end; b++) {
+        mix(t, b, seen_in(t, b),
+            b + 1 < end    ? sq_kv_matrix(a->kv, b + 1, a->layer, 1, t->head)
+            : end < blocks ? sq_kv_matrix(a->kv, end, a->layer, 0, t->head)
+                           : NULL);
     }
 }
 

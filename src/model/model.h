@@ -8,6 +8,7 @@
 #include "kernels/kernels.h"
 #include "model/config.h"
 #include "model/kv.h"
+#include "model/packed.h"
 #include "vision/preprocess.h"
 
 /* y = x W^T + b. `name` is the module's canonical name, `file_name` the stem in the file (without
@@ -61,6 +62,8 @@ typedef struct sq_net {
     float *class_embed, *v_positions,
         *newline; /* of towers of fixed size; NULL where there is none */
     sq_norm pre_norm;
+    sq_packed *packed; /* where packed linears were looked for first; NULL */
+    int head_bits;     /* that the head was rounded to; 0 */
 } sq_net;
 
 typedef struct sq_net_options {
@@ -71,6 +74,11 @@ typedef struct sq_net_options {
  * missing, extra and mis-shaped tensor is reported in one error. compressed-tensors checkpoints are
  * packed into the kernels' layout. */
 sq_status sq_net_open(sq_net **out, const char *dir, sq_error *err);
+/* The same; linears that are kept packed beside the model (packed.h) are mapped. */
+sq_status sq_net_open_packed(sq_net **out, const char *dir, sq_error *err);
+/* Keeps what is packed now beside a model that sq_net_open_packed opened, unless all of it lies
+ * there. *bytes: of what was written; 0: nothing had to be. */
+sq_status sq_net_keep_packed(const sq_net *n, size_t *bytes, sq_error *err);
 void sq_net_close(sq_net **n);
 /* Gives back the pages of the files that have been read; they come again when they are needed. */
 void sq_net_release(const sq_net *n);

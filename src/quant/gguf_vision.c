@@ -93,6 +93,12 @@ static sq_status put_common(sq_gguf_job *j, const char *projector) {
     sq_gguf_put_f32(j->w, "clip.vision.attention.layer_norm_epsilon", c->v_eps);
     sq_gguf_put_f32s(j->w, "clip.vision.image_mean", preproc.mean, 3);
     sq_gguf_put_f32s(j->w, "clip.vision.image_std", preproc.std, 3);
+    if (preproc.kind == SQ_PREPROC_QWEN) {
+        sq_gguf_put_u32(j->w, "clip.vision.image_min_pixels", (uint32_t)preproc.min_pixels);
+        sq_gguf_put_u32(
+            j->w, "clip.vision.image_max_pixels",
+            (uint32_t)(preproc.max_pixels < INT32_MAX ? preproc.max_pixels : INT32_MAX));
+    }
     return SQ_OK;
 }
 
@@ -135,7 +141,10 @@ static sq_status plan_qwen(sq_gguf_job *j) {
     SQ_TRY(add_rows(j, "mm.0", &n->merger.linears[SQ_M_FC1], 0, c->dims[SQ_D_V_MERGED]));
     SQ_TRY(add_rows(j, "mm.2", &n->merger.linears[SQ_M_FC2], 0, c->dims[SQ_D_V_OUT]));
     SQ_TRY(put_common(j, windows ? "qwen2.5vl_merger" : "qwen2vl_merger"));
+    sq_gguf_put_u32(j->w, "clip.vision.spatial_merge_size", (uint32_t)c->merge);
     if (windows) {
+        /* clip.cpp has no video; for the way back */
+        sq_gguf_put_f32(j->w, "clip.vision.tokens_per_second", c->tokens_per_second);
         sq_gguf_put_bool(j->w, "clip.use_silu", 1);
         sq_gguf_put_u32(j->w, "clip.vision.n_wa_pattern", pattern);
         sq_gguf_put_u32(j->w, "clip.vision.window_size", (uint32_t)c->window);
@@ -175,6 +184,16 @@ static sq_status plan_vit(sq_gguf_job *j) {
         sq_hint(j->err, "--text-only writes the language model alone");
         return SQ_EUNSUPPORTED;
     }
+    if (second->weight.n == 0) {
+        return sq_fail(j->err, SQ_EUNSUPPORTED,
+                       "llama.cpp puts a GELU behind the first linear of a projector; this one has "
+                       "no second");
+    }
+    if (c->drop_first != (n->class_embed != NULL)) {
+        return sq_fail(j->err, SQ_EUNSUPPORTED,
+                       "llama.cpp leaves out a class token where there is one; this model %s",
+                       c->drop_first ? "leaves out the first of the patches" : "keeps it");
+    }
     SQ_TRY(sq_gguf_item_vector(j, "v.class_embd", n->class_embed, width));
     SQ_TRY(sq_gguf_item_patch(j, "v.patch_embd.weight", &n->patch_embed.weight, 0));
     SQ_TRY(sq_gguf_item_vector(j, "v.patch_embd.bias", n->patch_embed.bias, width));
@@ -183,8 +202,7 @@ static sq_status plan_vit(sq_gguf_job *j) {
     SQ_TRY(add_norm(j, "v.pre_ln", &n->pre_norm, width));
     SQ_TRY(add_layers(j, vit_linears, sizeof vit_linears / sizeof *vit_linears));
     SQ_TRY(add_rows(j, "mm.0", &n->merger.linears[SQ_M_FC1], 0, out));
-    st = second->weight.n > 0 ? add_rows(j, "mm.2", second, 0, out) : SQ_OK;
-    SQ_TRY(st);
+    SQ_TRY(add_rows(j, "mm.2", second, 0, out));
     SQ_TRY(sq_gguf_item_vector(j, "v.image_newline", n->newline, out));
     SQ_TRY(put_common(j, "mlp"));
     sq_gguf_put_bool(j->w, "clip.use_gelu", c->v_act != SQ_ACT_QUICK_GELU);

@@ -345,10 +345,10 @@ static sq_status copy_folder(sq_output *o, const char *part, json_t *files, sq_e
     return st;
 }
 
-/* What a file without a folder means, as Hugging Face's files. */
+/* What files of another kind mean, as Hugging Face's. */
 static sq_status write_files(sq_output *o, json_t *files, sq_error *err) {
     static const char *const names[] = {"generation_config.json", "tokenizer.json",
-                                        "tokenizer_config.json"};
+                                        "tokenizer_config.json", "preprocessor_config.json"};
     sq_status st = SQ_OK;
     for (size_t i = 0; st == SQ_OK && i < sizeof names / sizeof *names; i++) {
         json_t *v = NULL;

@@ -97,7 +97,7 @@ static json_t *ct_config(sq_output *o, sq_error *err) {
     /* transformers and vLLM name the tower differently: the family's patterns, then what else is
      * not quantized. */
     for (const char *const *k = o->net->config.arch->keep; *k != NULL; k++) {
-        int head = strncmp(*k, "re:", 3) != 0;
+        int head = strstr(*k, "lm_head") != NULL;
         if (head ? !quantizes(p, SQ_PART_HEAD) : whole_vision) {
             ignore[n_ignore++] = (char *)(uintptr_t)*k;
         }
@@ -174,7 +174,7 @@ static json_t *awq_config(sq_output *o, sq_error *err) {
     name_list l = {sq_arena_alloc(&o->arena, 4 * p->n + 32, sizeof(char *), err), 0, 4 * p->n + 32};
     sq_status st = l.items == NULL ? SQ_ENOMEM : SQ_OK;
     for (; st == SQ_OK && *keep != NULL; keep++) {
-        int pattern = strncmp(*keep, "re:", 3) == 0;
+        int pattern = strstr(*keep, "lm_head") == NULL;
         char *name = whole || !pattern ? plain_name(o, *keep, err) : NULL;
         if (name != NULL) {
             st = add_name(o, &l, "", name, err);

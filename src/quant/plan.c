@@ -9,35 +9,13 @@ sq_status sq_plan_count(void *user, sq_linear *l, sq_error *err) {
     return SQ_OK;
 }
 
-/* The largest usual group below the wanted one that divides; 0 when none does. */
-static int64_t smaller_group(int64_t k, int64_t group) {
-    for (int64_t g = group / 2; g >= 4; g /= 2) {
-        if (k % g == 0) {
-            return g;
-        }
-    }
-    return 0;
-}
-
 void sq_plan_fit(sq_plan_row *r, int64_t group, sq_indivisible how) {
-    int64_t k = r->linear->weight.k, smaller = smaller_group(k, group);
-    r->grid.k = r->grid.k_padded = k;
-    if (group < 0 || k % group == 0) {
-        r->grid.group = group < 0 ? k : group;
-    } else if (how == SQ_KEEP) {
-        r->quantize = 0;
-        r->note = "kept: the group does not divide the columns";
-    } else if (how == SQ_SMALLER_GROUP && smaller > 0) {
-        r->grid.group = smaller;
-        r->note = "a smaller group that divides the columns";
-    } else if (how == SQ_CHANNEL || how == SQ_SMALLER_GROUP) {
-        r->grid.group = k;
-        r->note = "one group a row: the group does not divide the columns";
-    } else {
-        r->grid.group = group;
-        r->grid.k_padded = sq_round_up(k, group);
-        r->note = "padded with zero columns";
-    }
+    sq_fit f = sq_policy_fit(r->linear->weight.k, group, how);
+    r->grid.k = r->linear->weight.k;
+    r->grid.k_padded = f.columns;
+    r->grid.group = f.kept ? r->grid.group : f.group;
+    r->quantize &= !f.kept;
+    r->note = f.note != NULL ? f.note : r->note;
 }
 
 static sq_status decide(void *user, sq_linear *l, sq_error *err) {
@@ -91,12 +69,7 @@ sq_status sq_plan_make(sq_plan *out, const sq_net *net, const sq_quantize_option
                        "--sequential runs data through what is quantized so far; wanted a method "
                        "with data, and --calib instead of --stats");
     }
-    if (net->config.tied && out->policy.part[SQ_PART_HEAD].bits != 0 &&
-        out->policy.part[SQ_PART_EMBED].bits == 0) {
-        sq_fail(err, SQ_EARG, "lm_head is the embeddings in this model");
-        sq_hint(err, "use --embedding, or \"embedding\" in the profile, for both");
-        return SQ_EARG;
-    }
+    SQ_TRY(sq_policy_check_tied(&out->policy, net->config.tied, err));
     if (o->tp < 0) {
         return sq_fail(err, SQ_EARG, "--tp out of range; got %d, wanted 1 or more", o->tp);
     }
@@ -222,8 +195,20 @@ static sq_status check_blocks(const sq_plan_row *r, sq_error *err) {
     return SQ_OK;
 }
 
+/* A folder that says it is quantized and holds nothing that is cannot be opened by anyone. */
+static sq_status check_any(const sq_plan *p, sq_error *err) {
+    for (size_t i = 0; i < p->n; i++) {
+        if (p->rows[i].quantize) {
+            return SQ_OK;
+        }
+    }
+    sq_fail(err, SQ_EARG, "nothing would be quantized; the group divides no linear's columns");
+    sq_hint(err, "leave --on-indivisible keep out, or add a --group-size that divides them");
+    return SQ_EARG;
+}
+
 sq_status sq_plan_check_layout(const sq_plan *p, sq_error *err) {
-    sq_status st = SQ_OK;
+    sq_status st = check_any(p, err);
     for (size_t i = 0; p->gguf && st == SQ_OK && i < p->n; i++) {
         st = p->rows[i].quantize ? check_blocks(&p->rows[i], err) : SQ_OK;
     }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/mem.h"
 
 /* W8A8 is symmetric, one scale a row (compressed-tensors' preset); W4A8 is torchao's A8W4DQ:
  * symmetric groups, inputs with a zero point. */
@@ -200,4 +201,40 @@ sq_status sq_policy_read(sq_policy *out, const sq_quantize_options *o, sq_error 
 fail:
     json_decref(root);
     return st;
+}
+
+sq_status sq_policy_check_tied(const sq_policy *p, int tied, sq_error *err) {
+    if (tied && p->part[SQ_PART_HEAD].bits != 0 && p->part[SQ_PART_EMBED].bits == 0) {
+        sq_fail(err, SQ_EARG, "lm_head is the embeddings in this model");
+        sq_hint(err, "use --embedding, or \"embedding\" in the profile, for both");
+        return SQ_EARG;
+    }
+    return SQ_OK;
+}
+
+/* The largest usual group below the wanted one that divides; 0 when none does. */
+static int64_t smaller_group(int64_t k, int64_t group) {
+    for (int64_t g = group / 2; g >= 4; g /= 2) {
+        if (k % g == 0) {
+            return g;
+        }
+    }
+    return 0;
+}
+
+sq_fit sq_policy_fit(int64_t k, int64_t group, sq_indivisible how) {
+    int64_t smaller = smaller_group(k, group);
+    if (group < 0 || k % group == 0) {
+        return (sq_fit){0, group < 0 ? k : group, k, NULL};
+    }
+    if (how == SQ_KEEP) {
+        return (sq_fit){1, 0, k, "kept: the group does not divide the columns"};
+    }
+    if (how == SQ_SMALLER_GROUP && smaller > 0) {
+        return (sq_fit){0, smaller, k, "a smaller group that divides the columns"};
+    }
+    if (how == SQ_CHANNEL || how == SQ_SMALLER_GROUP) {
+        return (sq_fit){0, k, k, "one group a row: the group does not divide the columns"};
+    }
+    return (sq_fit){0, group, sq_round_up(k, group), "padded with zero columns"};
 }

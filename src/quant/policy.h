@@ -28,6 +28,18 @@ typedef struct sq_policy {
  * "embedding"; "precision" and "executor" say nothing here. An unknown key, value or range is
  * SQ_EARG and is named. */
 sq_status sq_policy_read(sq_policy *out, const sq_quantize_options *o, sq_error *err);
+/* SQ_EARG where the head has a scheme and the embeddings, which it is in a tied model, have none.
+ */
+sq_status sq_policy_check_tied(const sq_policy *p, int tied, sq_error *err);
+
+/* How a linear of k columns is laid out. */
+typedef struct sq_fit {
+    int kept;               /* as it is: the group does not divide its columns */
+    int64_t group, columns; /* k, or a multiple of the group above it */
+    const char *note;       /* what was done; NULL: the group divides */
+} sq_fit;
+sq_fit sq_policy_fit(int64_t k, int64_t group, sq_indivisible how);
+
 /* Whether the method works from data. */
 static inline int sq_policy_needs_data(const sq_policy *p) { return p->awq || p->gptq; }
 /* Whether anything before the language model is quantized. */

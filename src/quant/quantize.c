@@ -250,6 +250,7 @@ static sq_status quantize_folder(const char *model, const char *out, const sq_qu
     json_t *verified = NULL;
     if (st == SQ_OK && !o->no_verify) {
         double t = sq_now();
+        sq_memory_trim(); /* verifying holds other things: not on top of what is left */
         const char *target = o->format != NULL && strcmp(o->format, "gguf") == 0 ? NULL : o->target;
         sq_verify_options v = {.against = model, .level = "layers", .target = target};
         st = sq_verify_run(out, &v, progress, &verified, err);

@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "format/source.h"
 #include "vision/patches.h"
 
 #define MAX_AREA ((int64_t)1 << 40)
@@ -179,11 +180,8 @@ static sq_status open_file(sq_arena *a, const char *dir, const char *name, char 
     if (*path == NULL) {
         return SQ_ENOMEM;
     }
-    if (!sq_file_exists(*path)) {
-        return SQ_OK;
-    }
-    sq_status st = sq_json_load(*path, out, err);
-    if (st == SQ_OK && !json_is_object(*out)) {
+    sq_status st = sq_source_json(dir, name, out, err);
+    if (st == SQ_OK && *out != NULL && !json_is_object(*out)) {
         st = sq_fail(err, SQ_EFORMAT, "%s; got another kind of value, wanted an object", *path);
     }
     return st;

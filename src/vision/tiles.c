@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "format/source.h"
 #include "vision/patches.h"
 
 /* ---- sizes ---- */
@@ -357,9 +358,7 @@ sq_status sq_preproc_load_tiles(sq_preproc *out, const char *dir, const sq_tile_
         json_decref(file);
         file = NULL;
         path = sq_path_join(&a, dir, names[i], err);
-        st = path == NULL           ? SQ_ENOMEM
-             : sq_file_exists(path) ? sq_json_load(path, &file, err)
-                                    : SQ_OK;
+        st = path == NULL ? SQ_ENOMEM : sq_source_json(dir, names[i], &file, err);
         image = i == 0 ? json_object_get(file, "image_processor") : file;
     }
     SQ_TRY(st);

@@ -20,7 +20,7 @@ static void (*kernel(const sq_kernels *kn, int type))(const sq_kv_product *) {
 /* Operands of words at random, and the numbers that they stand for. */
 typedef struct operands {
     uint32_t a[ROWS * (2 * K + 3)], b[K * (N + PAD)];
-    float keep[ROWS], scale[ROWS], columns[N];
+    float scale[ROWS], columns[N];
     int32_t sums[ROWS];
     double x[ROWS][4 * K], y[4 * K][N];
 } operands;
@@ -73,7 +73,6 @@ static void fill(operands *o, int type, int64_t n, int64_t k, int64_t lda, int64
     int64_t numbers = k * (type == BF16 ? 2 : type == I8 ? 4 : 1);
     memset(o->sums, 0, sizeof o->sums);
     for (int64_t r = 0; r < ROWS; r++) {
-        o->keep[r] = r % 3 == 0 ? 1.0f : fabsf(uniform());
         o->scale[r] = r % 4 == 1 ? 0.0f : fabsf(uniform());
         for (int64_t c = 0; c < numbers; c++) {
             number_a(o, type, k, lda, r, c);
@@ -97,7 +96,7 @@ static void expected(const operands *o, const sq_kv_product *p, int64_t numbers,
     }
     double f = (p->scale == NULL ? 1.0 : (double)p->scale[r]) *
                (p->columns == NULL ? 1.0 : (double)p->columns[j]);
-    *want = f * sum + (p->keep == NULL ? 0.0 : (double)p->keep[r] * before);
+    *want = f * sum + (p->add ? before : 0.0);
     *tol = 1.2e-7 * (fabs(f) * size * (3 + sqrt((double)numbers)) + 3 * fabs(before)) + 1e-30;
 }
 
@@ -108,10 +107,10 @@ static void product(const sq_kernels *ref, operands *o, int type, int64_t rows, 
     const int64_t lda = (type == I8 ? 2 * k : k) + 3, ldb = n + PAD, ldc = n + PAD;
     fill(o, type, n, k, lda, ldb);
     for (int64_t i = 0; i < ROWS * ldc; i++) {
-        c[0][i] = c[1][i] = how & 1 ? 5 * uniform() : NAN; /* not read without `keep` */
+        c[0][i] = c[1][i] = how & 1 ? 5 * uniform() : NAN; /* not read without `add` */
     }
     sq_kv_product p = {.rows = rows, .n = n, .k = k, .a = o->a, .b = o->b, .lda = lda, .ldb = ldb};
-    p.keep = how & 1 ? o->keep : NULL;
+    p.add = how & 1;
     p.scale = how & 2 ? o->scale : NULL;
     p.columns = type == I8 && how & 4 ? o->columns : NULL;
     p.sums = o->sums;
@@ -141,7 +140,6 @@ static void product(const sq_kernels *ref, operands *o, int type, int64_t rows, 
         sq_kv_product q = p;
         q.rows = 1;
         q.a = o->a + r * lda;
-        q.keep = p.keep == NULL ? NULL : p.keep + r;
         q.scale = p.scale == NULL ? NULL : p.scale + r;
         q.sums = o->sums + r;
         q.c = one;
@@ -150,18 +148,18 @@ static void product(const sq_kernels *ref, operands *o, int type, int64_t rows, 
     }
 }
 
-static void softmax(const sq_kernels *ref, int64_t n, int kind) {
-    float x[SQ_KV_TOKENS + 2], y[SQ_KV_TOKENS], top[2], sum[2];
-    for (int64_t i = 0; i < SQ_KV_TOKENS; i++) {
+static void softmax(const sq_kernels *ref, int64_t n, int64_t all, int kind) {
+    float x[3 * SQ_KV_TOKENS + 2], y[3 * SQ_KV_TOKENS], top[2], sum[2];
+    for (int64_t i = 0; i < all; i++) {
         x[i] = y[i] = i >= n ? NAN : kind == 1 ? -INFINITY : (kind == 2 ? 60 : 3) * uniform();
     }
     if (kind == 3 && n > 0) {
         x[n / 2] = y[n / 2] = NAN;
     }
-    x[SQ_KV_TOKENS] = x[SQ_KV_TOKENS + 1] = 12345.0f;
-    sum[0] = isa->softmax_step(x, n, &top[0]);
-    sum[1] = ref->softmax_step(y, n, &top[1]);
-    verdict("softmax_step beside", n, x[SQ_KV_TOKENS] == 12345.0f, 0, 0);
+    x[all] = x[all + 1] = 12345.0f;
+    sum[0] = isa->softmax_step(x, n, all, &top[0]);
+    sum[1] = ref->softmax_step(y, n, all, &top[1]);
+    verdict("softmax_step beside", n, x[all] == 12345.0f, 0, 0);
     if (kind == 3 && n > 0) {
         verdict("softmax_step of NaN", n, isnan(sum[0]) && isnan(sum[1]), 0, 0);
         return;
@@ -169,29 +167,40 @@ static void softmax(const sq_kernels *ref, int64_t n, int kind) {
     verdict("softmax_step top", n, top[0] == top[1], 0, 0);
     double e = fabs((double)sum[0] - (double)sum[1]);
     verdict("softmax_step sum", n, e <= 1e-5 * (double)sum[1], e, 1e-5 * (double)sum[1]);
-    for (int64_t i = 0; i < SQ_KV_TOKENS; i++) {
+    for (int64_t i = 0; i < all; i++) {
         e = fabs((double)x[i] - (double)y[i]);
         verdict("softmax_step", n, e <= (i < n ? 1e-6 * (double)y[i] + 1e-37 : 0), e, 0);
     }
 }
 
-static void weights(const sq_kernels *ref) {
-    float x[SQ_KV_TOKENS], f[SQ_KV_TOKENS];
+/* kind 1: none is above 0; 2: one is none; 3: one is too large. */
+static void weights(const sq_kernels *ref, int kind) {
+    float x[SQ_KV_TOKENS], f[SQ_KV_TOKENS], worth[2], top = 0;
     int8_t low[2][SQ_KV_TOKENS], high[2][SQ_KV_TOKENS];
     int32_t all = 0;
     for (int64_t i = 0; i < SQ_KV_TOKENS; i++) {
         x[i] = i % 7 == 0 ? 1.0f : fabsf(uniform());
-        f[i] = i % 5 == 0 ? 32512.0f : i % 11 == 0 ? 0.0f : 32512.0f * fabsf(uniform());
+        f[i] = kind == 1 || i % 11 == 0 ? 0.0f : 0.01f * fabsf(uniform());
+        f[i] = kind == 2 && i == 37 ? NAN : kind == 3 && i == 37 ? INFINITY : f[i];
+        top = fmaxf(top, x[i] * f[i]);
     }
-    int32_t got = isa->round_weights(low[0], high[0], x, f),
-            want = ref->round_weights(low[1], high[1], x, f);
+    int32_t got = isa->round_weights(low[0], high[0], x, f, &worth[0]),
+            want = ref->round_weights(low[1], high[1], x, f, &worth[1]);
+    if (kind > 1) {
+        verdict("round_weights of NaN", kind, isnan(worth[0]) && isnan(worth[1]), 0, 0);
+        return;
+    }
     verdict("round_weights", got,
             got == want && memcmp(low[0], low[1], sizeof low[0]) == 0 &&
                 memcmp(high[0], high[1], sizeof high[0]) == 0,
             got, want);
+    verdict("round_weights' worth", got, worth[0] == worth[1] && worth[0] == top / 32512.0f,
+            (double)worth[0], (double)worth[1]);
     for (int64_t i = 0; i < SQ_KV_TOKENS; i++) {
         int32_t q = low[0][i] + 256 * high[0][i];
-        verdict("round_weights", i, fabs((double)q - (double)(x[i] * f[i])) <= 0.5, q, 0);
+        double e = fabs((double)q * (double)worth[0] - (double)(x[i] * f[i]));
+        /* half a step, and what f32 rounds a product and a quotient of up to 32512 steps by */
+        verdict("round_weights", i, e <= 0.504 * (double)worth[0], e, 0.504 * (double)worth[0]);
         all += q;
     }
     verdict("round_weights' sum", got, got == all, got, all);
@@ -209,10 +218,11 @@ void test_kv(const sq_kernels *ref) {
         }
     }
     free(o);
-    for (int64_t n = 0; n <= SQ_KV_TOKENS; n++) {
+    for (int64_t n = 0; n <= 3 * SQ_KV_TOKENS; n++) {
         for (int kind = 0; kind < 4; kind++) {
-            softmax(ref, n, kind);
+            softmax(ref, n, n <= SQ_KV_TOKENS && n % 2 == 0 ? SQ_KV_TOKENS : 3 * SQ_KV_TOKENS,
+                    kind);
         }
-        weights(ref);
+        weights(ref, (int)n % 4);
     }
 }

@@ -93,6 +93,51 @@ static void test_choices(void **state) {
     assert_true(each_choice("quantize", "--method ", "method") >= 4);
     assert_true(each_choice("quantize", "--format ", NULL) >= 5);
     assert_true(each_choice("convert", "--format ", NULL) >= 6);
+    assert_true(each_choice("verify", "\n  --level ", NULL) == 5);
+    assert_true(each_choice("quantize", "--on-indivisible ", NULL) == 4);
+}
+
+/* "--name" in the manual's text, where dashes are escaped and fonts change, not as a part of
+ * another. */
+static int in_manual(const char *man, const char *name) {
+    size_t n = strlen(name);
+    for (const char *s = man; (s = strstr(s, name)) != NULL; s += n) {
+        char after = s[n];
+        if ((s == man || s[-1] != '-') && after != '-' && (after < 'a' || after > 'z')) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Every option is in the manual. */
+static void test_manual(void **state) {
+    char path[600], *man;
+    size_t len, i, to = 0;
+    sq_buf b;
+    json_t *r = NULL, *t;
+    (void)state;
+    snprintf(path, sizeof path, "%s/docs/squint.1", getenv("SQ_TEST_ROOT"));
+    assert_int_equal(sq_file_read(path, 1 << 20, &man, &len, NULL), SQ_OK);
+    for (i = 0; i < len; i++) {
+        if (man[i] == '\\' && man[i + 1] == 'f') {
+            i += 2;
+        } else if (man[i] != '\\') {
+            man[to++] = man[i];
+        }
+    }
+    man[to] = '\0';
+    assert_int_equal(run("explain --json", &b), 0);
+    assert_int_equal(sq_json_parse(b.data, b.len, "explain", &r, NULL), SQ_OK);
+    json_array_foreach(json_object_get(r, "topics"), i, t) {
+        const char *name = sq_json_str(t, "name", "");
+        if (strcmp(sq_json_str(t, "kind", ""), "option") == 0 && !in_manual(man, name)) {
+            fail_msg("docs/squint.1 has no %s", name);
+        }
+    }
+    json_decref(r);
+    sq_buf_free(&b);
+    sq_free(man);
 }
 
 /* The names are read from the public header. */
@@ -220,7 +265,8 @@ static void test_bench(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_choices), cmocka_unit_test(test_errors), cmocka_unit_test(test_list),
+        cmocka_unit_test(test_choices), cmocka_unit_test(test_manual),
+        cmocka_unit_test(test_errors),  cmocka_unit_test(test_list),
         cmocka_unit_test(test_unknown), cmocka_unit_test(test_bench),
     };
     return cmocka_run_group_tests(tests, setup, NULL);

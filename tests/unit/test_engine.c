@@ -262,6 +262,73 @@ static void plans(void **state) {
     sq_text_free(text);
 }
 
+/* A scheme for each part, from flags or a profile: as quantize reads it. What is planned before is
+ * what the folder holds after. */
+static void plans_parts(void **state) {
+    static const struct {
+        const char *profile; /* NULL: the flags */
+        sq_plan_options flags;
+    } rows[] = {
+        {"{\"method\": \"rtn\", \"language\": {\"scheme\": \"w4a8\", \"group_size\": 32}, "
+         "\"vision\": "
+         "{\"scheme\": \"w8a16\", \"group_size\": -1, \"symmetric\": true}, \"embedding\": "
+         "{\"scheme\": "
+         "\"w8a16\", \"group_size\": -1, \"symmetric\": true}}",
+         {0}},
+        {"{\"method\": \"rtn\", \"language\": {\"scheme\": \"w8a8\"}, \"merger\": {\"scheme\": "
+         "\"w4a16\", \"group_size\": 64}, \"on_indivisible\": \"keep\"}",
+         {0}},
+        {NULL, {.embedding = "w8a16", .symmetric = 1, .indivisible = SQ_CHANNEL}},
+    };
+    char dir[] = "/tmp/squint-plan-XXXXXX", model[600], out[64], profile[64];
+    static const char *const same[] = {"language", "vision", "merger", "embeddings"};
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    snprintf(model, sizeof model, "%s/models/squint-vl-5m", getenv("SQ_TEST_ROOT"));
+    snprintf(profile, sizeof profile, "%s/profile.json", dir);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        sq_plan_options p = rows[i].flags, stored = {0};
+        sq_error err = {0};
+        char *text = NULL, *after = NULL;
+        snprintf(out, sizeof out, "%s/%zu", dir, i);
+        if (rows[i].profile != NULL) {
+            assert_int_equal(sq_file_write(profile, rows[i].profile, strlen(rows[i].profile), NULL),
+                             SQ_OK);
+            p.profile = profile;
+        }
+        sq_quantize_options q = {.method = "rtn",
+                                 .profile = p.profile,
+                                 .symmetric = p.symmetric,
+                                 .embedding = p.embedding,
+                                 .indivisible = p.indivisible,
+                                 .no_verify = 1};
+        assert_int_equal(sq_quantize(model, out, &q, NULL, NULL, &err), SQ_OK);
+        assert_int_equal(sq_plan_memory(model, &p, &text, &err), SQ_OK);
+        assert_int_equal(sq_plan_memory(out, &stored, &after, &err), SQ_OK);
+        json_t *a = json_loads(text, 0, NULL), *b = json_loads(after, 0, NULL);
+        for (size_t k = 0; k < sizeof same / sizeof *same; k++) {
+            assert_int_equal(
+                json_integer_value(json_object_get(json_object_get(a, "parts"), same[k])),
+                json_integer_value(json_object_get(json_object_get(b, "parts"), same[k])));
+        }
+        double got = (double)json_integer_value(json_object_get(a, "disk_bytes")),
+               want = (double)json_integer_value(json_object_get(b, "disk_bytes"));
+        assert_true(fabs(got - want) <= 1e-3 * want);
+        json_decref(a);
+        json_decref(b);
+        sq_text_free(text);
+        sq_text_free(after);
+    }
+    sq_error err = {0};
+    char *text = NULL;
+    sq_plan_options head = {.lm_head = "w8a16"}, wrong = {.embedding = "w8a8"};
+    assert_int_equal(sq_plan_memory(model, &head, &text, &err), SQ_EARG);
+    assert_non_null(strstr(err.text, "lm_head is the embeddings"));
+    assert_int_equal(sq_plan_memory(model, &wrong, &text, &err), SQ_EARG);
+    assert_non_null(strstr(err.text, "inputs are not rounded there"));
+    assert_int_equal(sq_remove_tree(dir, NULL), SQ_OK);
+}
+
 /* Bytes of the weights of a net as they lie in memory. */
 static sq_status add_linear(void *user, sq_linear *l, sq_error *err) {
     (void)err;
@@ -524,6 +591,7 @@ int main(void) {
         cmocka_unit_test(vision_peak_is_kept),
         cmocka_unit_test(video_as_frames),
         cmocka_unit_test(plans),
+        cmocka_unit_test(plans_parts),
         cmocka_unit_test(plans_of_files),
         cmocka_unit_test(plans_of_work),
         cmocka_unit_test(plan_of_quantize_is_kept),

@@ -455,7 +455,7 @@ static int make_folder(void **state) {
 static int remove_folder(void **state) {
     (void)state;
     sq_remove_tree(folder, NULL);
-    printf("%d cases\n", cases);
+    printf("# %d cases\n", cases);
     return cases < 200;
 }
 

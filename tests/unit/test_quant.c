@@ -569,6 +569,40 @@ static void embeddings_and_head(void **state) {
     assert_int_equal(sq_quantize_run(from, to, &o, NULL, &r, &err), SQ_EARG);
 }
 
+/* One scheme for all linears, named by their class: what stays is left out by name, whatever the
+ * family calls its head on disk. */
+static void every_family_names_what_stays(void **state) {
+    static const char *const models[] = {
+        "llama-stories-bf16", "qwen25-untied-bf16", "llava-clip-f16",     "llavanext-mistral-bf16",
+        "vila15-llama",       "nvila-s2",           "qwen2vl-nested-f32", "qwen25vl-flat-bf16"};
+    (void)state;
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        char from[512], to[512];
+        json_t *r = NULL, *check;
+        sq_error err = {0};
+        size_t k;
+        int seen = 0;
+        snprintf(from, sizeof from, "%s/tests/golden/models/%s", getenv("SQ_TEST_ROOT"), models[i]);
+        snprintf(to, sizeof to, "%s/stays-%s", dir, models[i]);
+        sq_quantize_options o = {.method = "rtn", .group_size = -1, .no_verify = 1};
+        assert_int_equal(sq_quantize_run(from, to, &o, NULL, &r, &err), SQ_OK);
+        json_decref(r);
+        r = NULL;
+        sq_verify_options v = {.against = from, .level = "layers"};
+        sq_verify_run(to, &v, NULL, &r, &err); /* random weights: answers may differ */
+        json_array_foreach(json_object_get(r, "checks"), k, check) {
+            if (strcmp(sq_json_str(check, "name", ""), "config") == 0) {
+                seen = 1;
+                if (!sq_json_bool(check, "ok", 0)) {
+                    fail_msg("%s: %s", models[i], sq_json_str(check, "detail", ""));
+                }
+            }
+        }
+        assert_true(seen);
+        json_decref(r);
+    }
+}
+
 /* 40 columns and groups of 16: padded, listed, and the same result as one that needs no padding
  * would give at load. */
 static void padding_is_listed(void **state) {
@@ -611,6 +645,8 @@ static void bad_options_are_refused(void **state) {
     json_decref(quantize("x", &(sq_quantize_options){.method = "awq"}, SQ_EARG));
     json_decref(quantize("x", &(sq_quantize_options){.method = "rtn", .group_size = 7}, SQ_EARG));
     json_decref(quantize("x", &(sq_quantize_options){.method = "rtn", .scheme = "w3"}, SQ_EARG));
+    sq_quantize_options none = {.method = "rtn", .group_size = 256, .indivisible = SQ_KEEP};
+    json_decref(quantize("x", &none, SQ_EARG)); /* all would be kept */
     json_decref(quantize("awq", &(sq_quantize_options){.method = "rtn"}, SQ_EARG)); /* exists */
     char path[600];
     path_of(path, sizeof path, "x");
@@ -773,6 +809,7 @@ int main(void) {
         cmocka_unit_test(sequential_sees_quantized_layers),
         cmocka_unit_test(embeddings_and_head),
         cmocka_unit_test(padding_is_listed),
+        cmocka_unit_test(every_family_names_what_stays),
         cmocka_unit_test(bad_options_are_refused),
         cmocka_unit_test(verification_finds_damage),
         cmocka_unit_test(resumes),
