@@ -63,18 +63,20 @@ static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 /* ---- one stage ---- */
 
 /* Floats of the searches beside weights and codes: they come one after the other. */
-static int64_t search_floats(const sq_planning *p, const tap_shape *s, int64_t group) {
+static int64_t search_floats(const sq_planning *p, const tap_shape *s, int64_t group, int bits) {
     int64_t threads = sq_threads(), k = s->k, groups = sq_ceil_div(k, group);
     int64_t width = group < k ? group : k, search = 0;
     if (p->policy.awq) {
         search = 2 * SEARCH_ROWS * k + larger(SEARCH_ROWS * k, SEARCH_ROWS * SAMPLE_ROWS) +
                  SAMPLE_ROWS * k + 4 * k;
     }
-    int64_t joint = TILE * k + 2 * TILE * MOVES * width + 2 * TILE * width;
+    int64_t joint = bits >= 8 ? 0 : TILE * k + 2 * TILE * MOVES * width + 2 * TILE * width;
     int64_t rounding = TILE * k + TILE * BLOCK + LANES;
-    int64_t narrow = sq_kernels_get()->tile_bf16 == NULL ? 0 : k * k / 2 + threads * TILE * k / 2;
+    int products = p->policy.gptq || bits < 8; /* with X'X or the factor in bf16 */
+    int64_t narrow =
+        products && sq_kernels_get()->tile_bf16 != NULL ? k * k / 2 + threads * TILE * k / 2 : 0;
     int64_t encode = s->widest * groups * 2 + threads * (p->policy.gptq ? rounding : joint) +
-                     narrow; /* and ranges; X'X or the factor in bf16, and errors */
+                     narrow; /* and ranges */
     return larger(search, encode);
 }
 
@@ -89,7 +91,7 @@ static uint64_t tap_bytes(const sq_planning *p, sq_part part, const tap_shape *s
         s->rows * k + s->widest * k + 2 * ERROR_ROWS * k + SAMPLE_ROWS * (k + SEEN_ROWS) + 2 * k;
     int64_t codes = s->rows * groups * (group + 5); /* a byte a code, scales, zero points */
     if (data) {
-        floats += search_floats(p, s, group) + (p->policy.gptq ? k * (k + BLOCK) : 0);
+        floats += search_floats(p, s, group, q->bits) + (p->policy.gptq ? k * (k + BLOCK) : 0);
         codes *= p->policy.awq ? 2 : 1; /* what another scale gives beside the best */
     }
     return (uint64_t)(floats * (int64_t)sizeof(float) + codes);

