@@ -6,7 +6,7 @@
 The checkpoint is `squint synth SHAPE` (random weights). Squint runs it as W4A16 and W4A8 in groups of 128 with zero points and
 W8A8, the tower as W8A8, with the output head in 8 bits (its default) and in 4. llama.cpp gets the language model as GGUF and
 quantizes it itself to Q4_0 (4.5 bits, symmetric) and Q4_1 (with a minimum: what AWQ needs); its head is Q6_K, 6.6 bits. OpenVINO
-gets it from optimum-intel as int4, symmetric, groups of 128, the head in 8 bits. The towers: OpenVINO's is transformers' module
+gets it from optimum-intel as int4, symmetric, groups of 128 (64 where those do not divide the columns), the head in 8 bits. The towers: OpenVINO's is transformers' module
 traced for the one size of picture, weights in int8; llama.cpp's the mmproj file in F16. Prompts differ from run to run. Each run is
 a process of its own, which warms up first; a round runs all of them and measures the machine's own rates, and rounds follow each
 other, A B C A B C. Figures are medians (lowest to highest); ratios are medians of the rounds' own.
@@ -80,8 +80,10 @@ def prepare(args, work):
                                               work / "towers/model-mmproj.gguf", args.image, args.threads]
     if "openvino" in args.peers:
         python = python_of(args, "openvino")
+        widths = json.loads((lm / "config.json").read_text())  # its groups must divide the columns
+        group = 128 if all(widths[k] % 128 == 0 for k in ("hidden_size", "intermediate_size")) else 64
         folder = made(work / "openvino", [Path(python).parent / "optimum-cli", "export", "openvino", "-m", lm, "--task",
-                                          "text-generation-with-past", "--weight-format", "int4", "--group-size", 128, "--sym",
+                                          "text-generation-with-past", "--weight-format", "int4", "--group-size", group, "--sym",
                                           "--ratio", "1.0", work / "openvino"])
         runs["OpenVINO int4"] = [python, HERE / "openvino_lm.py", folder, *tail]
         if not text:
