@@ -29,7 +29,7 @@ import stepwise
 from oracle import Oracle
 
 TOLERANCE = 1e-3
-DEEP = 5e-3     # 30 layers make this of the 2^-16 that squint leaves of inputs
+DEEP, TOP1 = 5e-3, 0.99  # 30 layers make this of the 2^-16 that squint leaves of inputs
 ROUNDED = 2e-2  # dequantize=True rounds every weight to BF16
 STEPWISE = 5e-2  # inputs are rounded to 8 bits: a last bit of f32 may move one by a whole step
 
@@ -165,23 +165,24 @@ def check_smollm2(report, squint, work, difference):
     from perplexity import checkpoint
     dense, folder = work / "smollm2-for-ct", work / "smollm2-as-ct"
     squint.call("convert", checkpoint(), "-o", dense)
-    ids = torch.randint(0, 49000, (96,), generator=torch.Generator().manual_seed(1)).tolist()
+    ids = torch.randint(0, 49000, (256,), generator=torch.Generator().manual_seed(1)).tolist()
     for scheme, (flags, way) in SMOLLM2.items():
         name = f"SmolLM2-135M, {scheme}"
         squint.call("quantize", dense, "-o", folder, "--method", "rtn", "--no-verify", *flags)
         with Capture(), torch.no_grad():
             net = open_way(way, folder, work).model
             if way == "stepwise":
-                judge = stepwise.record(net, {"input_ids": torch.tensor(ids).view(-1, stepwise.ROWS)})
+                judge = stepwise.record(net, {"input_ids": torch.tensor(ids[:96]).view(-1, stepwise.ROWS)})
             else:
                 want = net(torch.tensor([ids]), use_cache=False).logits[0].float()
         if way == "stepwise":
-            stepwise.compare_text(report, squint, name, folder, judge, ids, work)
+            stepwise.compare_text(report, squint, name, folder, judge, ids[:96], work)
         else:
             got = squint.logits_of_tokens(folder, ids)
             rel, row = difference(got, want)
-            report.check(f"{name}: logits, {way}", rel <= DEEP and torch.equal(got.argmax(-1), want.argmax(-1)),
-                         f"{rel:.2e} at row {row}")
+            top1 = float((got.argmax(-1) == want.argmax(-1)).float().mean())
+            report.check(f"{name}: logits, {way}", rel <= DEEP and top1 >= TOP1,
+                         f"{rel:.2e} at row {row}, equal first choices {top1:.3f}")
         shutil.rmtree(folder)
 
 
