@@ -160,7 +160,7 @@ def check_smollm2(report, squint, work):
         folder = work / ("packed-" + re.sub(r"\W+", "-", name))
         with quiet():
             by_packers(dense, folder, **options)
-            want = logits_there(folder, ids)
+            want = logits_there(folder, ids, name)
         close(report, f"SmolLM2-135M by their packers: {name}", squint.logits_of_tokens(folder, ids), want)
         shutil.rmtree(folder)
 
@@ -230,10 +230,10 @@ def by_gptqmodel(source, out, **options):
         net.save(str(out))
 
 
-def logits_there(folder, ids):
+def logits_there(folder, ids, name=""):
     import transformers
     with torch.no_grad():
-        net = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        net = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **plain_kernel(name)).eval()
         return net(torch.tensor([ids]), use_cache=False).logits[0].float()
 
 
@@ -254,7 +254,7 @@ def check_read(report, squint, model, work):
         folder = work / ("gptqmodel-" + re.sub(r"\W+", "-", name))
         with quiet():
             by_gptqmodel(source, folder, **options)
-            want = logits_there(folder, ids)
+            want = logits_there(folder, ids, name)
         got = squint.logits_of_tokens(folder, ids)
         close(report, f"by GPTQModel: {name}", got, want)
         converted = work / f"{folder.name}-converted"
