@@ -124,7 +124,7 @@ static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_
     static const struct {
         sq_dtype type;
         int bits, group, scale;
-    } blocks[] = {{SQ_Q4_0, 4, 32, 2}, {SQ_Q4_1, 4, 32, 8}, {SQ_Q5_0, 8, 32, 3},
+    } blocks[] = {{SQ_Q4_0, 4, 32, 2}, {SQ_Q4_1, 4, 32, 8}, {SQ_Q5_0, 8, 32, 2},
                   {SQ_Q5_1, 8, 32, 8}, {SQ_Q8_0, 8, 32, 2}, {SQ_Q4_K, 4, 32, 8},
                   {SQ_Q5_K, 8, 32, 8}, {SQ_Q6_K, 8, 16, 4}};
     *packed = 1;

@@ -98,12 +98,11 @@ static void *unkeep(int i) {
     return base;
 }
 
-/* The oldest go until at most n are left, and what is used and kept is no more than was ever used
- * at once; the header's page of each does not count, as nowhere. */
+/* The oldest go until at most n are left, and what is used and kept is less than was ever used at
+ * once: not all of that was written to, while kept blocks were. */
 static void trim(int n) {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    while (kept.n > n || (kept.n > 0 && atomic_load(&mem_used) + kept.bytes >
-                                            atomic_load(&mem_peak) + (size_t)kept.n * page)) {
+    size_t peak = atomic_load(&mem_peak), most = peak - peak / 16;
+    while (kept.n > n || (kept.n > 0 && atomic_load(&mem_used) + kept.bytes > most)) {
         size_t size = kept.size[0];
         munmap(unkeep(0), size);
     }

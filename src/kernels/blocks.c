@@ -33,11 +33,15 @@ static void read_q4_1(const uint8_t *p, uint8_t *codes, float *scales, float *of
     nibbles(p + 4, codes, 32);
 }
 
+/* Codes lie around 128, as those of 8 bits: no offset then rounds what they stand for. */
 static void read_q5_0(const uint8_t *p, uint8_t *codes, float *scales, float *offsets) {
     *scales = half_at(p);
-    *offsets = -16.0f * *scales;
+    *offsets = -128.0f * *scales;
     nibbles(p + 6, codes, 32);
     fifth_bits(p + 2, codes);
+    for (int i = 0; i < 32; i++) {
+        codes[i] = (uint8_t)(codes[i] + 128 - 16);
+    }
 }
 
 static void read_q5_1(const uint8_t *p, uint8_t *codes, float *scales, float *offsets) {
@@ -84,8 +88,8 @@ static void read_q5_k(const uint8_t *p, uint8_t *codes, float *scales, float *of
     }
 }
 
-/* 128 low nibbles and 64 high bit pairs for each half; 16 int8 scales. Codes lie around 128, so
- * that no offset rounds what they stand for. */
+/* 128 low nibbles and 64 high bit pairs for each half; 16 int8 scales. Codes lie around 128, as
+ * Q5_0's. */
 static void read_q6_k(const uint8_t *p, uint8_t *codes, float *scales, float *offsets) {
     const uint8_t *lo = p, *hi = p + 128;
     float d = half_at(p + 208);

@@ -204,7 +204,7 @@ sq_status sq_weight_blocks(sq_weight *w, sq_dtype t, const void *data, int64_t n
                        (long long)k, sq_dtype_name(t));
     }
     b.blocks = k / b.block;
-    int centred = t == SQ_Q4_0 || t == SQ_Q8_0 || t == SQ_Q6_K;
+    int centred = t == SQ_Q4_0 || t == SQ_Q5_0 || t == SQ_Q8_0 || t == SQ_Q6_K;
     return sq_weight_pack(w, b.form.bits, n, k, k, b.form.group, !centred, read_blocks, &b, err);
 }
 
