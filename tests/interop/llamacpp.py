@@ -130,7 +130,8 @@ def check_smollm2(report, squint, work):
     squint.call("convert", folder, "-o", converted, "--format", "gguf")
     check_numbers(report, squint, "SmolLM2-135M, asymmetric folder converted", converted, work, heads)
     same = apart(squint.logits_of_tokens(converted, ids), squint.logits_of_tokens(folder, ids))
-    report.check("SmolLM2-135M, asymmetric folder converted: squint's logits", same[0] <= 1e-4, f"{same[0]:.1e} from the folder's")
+    # the same numbers by other sums, 2^-16 of each input lost on either way, 30 layers
+    report.check("SmolLM2-135M, asymmetric folder converted: squint's logits", same[0] <= 5e-4, f"{same[0]:.1e} from the folder's")
     theirs = work / "by-llama.gguf"
     llama("llama_logits.py", "--quantize", first, theirs)
     compare(report, squint, "by llama.cpp: Q4_K_M of squint's F16", theirs, ids, work, True)

@@ -172,7 +172,8 @@ def check_smollm2(report, squint, work, difference):
         with Capture(), torch.no_grad():
             net = open_way(way, folder, work).model
             if way == "stepwise":
-                judge = stepwise.record(net, {"input_ids": torch.tensor(ids[:96]).view(-1, stepwise.ROWS)})
+                judge = stepwise.record(net, {"input_ids": torch.tensor(ids[:96]).view(-1, stepwise.ROWS)},
+                                        stepwise.UNIT_ZERO if scheme.startswith("W4A8") else stepwise.UNIT)
             else:
                 want = net(torch.tensor([ids]), use_cache=False).logits[0].float()
         if way == "stepwise":
