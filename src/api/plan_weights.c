@@ -64,11 +64,6 @@ static sq_status count_linear(void *user, const char *name, sq_part part, int ra
 
 /* ---- from the files ---- */
 
-static int ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 /* Whether a tensor of zero points says anything else than the middle, as each layout stores it. */
 static int has_offsets(const sq_tensor *zero) {
     const unsigned char *z = zero == NULL ? NULL : zero->data;
@@ -95,8 +90,9 @@ static int exact_in_f16(const sq_tensor *t) {
 }
 
 static int holds_codes(const sq_tensor *t) {
-    return sq_dtype_block(t->dtype) > 1 || ends_with(t->name, ".weight_packed") ||
-           ends_with(t->name, ".qweight") || (t->dtype == SQ_I8 && ends_with(t->name, ".weight"));
+    return sq_dtype_block(t->dtype) > 1 || sq_ends_with(t->name, ".weight_packed") ||
+           sq_ends_with(t->name, ".qweight") ||
+           (t->dtype == SQ_I8 && sq_ends_with(t->name, ".weight"));
 }
 
 /* compressed-tensors' codes as the kernels hold them, without scales and sums. */
@@ -129,7 +125,7 @@ static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_
                   {SQ_Q5_K, 8, 32, 8}, {SQ_Q6_K, 8, 16, 4}};
     *packed = 1;
     for (size_t i = 0; i < sizeof gone / sizeof *gone; i++) {
-        if (ends_with(t->name, gone[i])) {
+        if (sq_ends_with(t->name, gone[i])) {
             return 0;
         }
     }
@@ -140,7 +136,7 @@ static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_
         }
     }
     for (size_t i = 0; i < 2; i++) {
-        if (ends_with(t->name, scale[i][0])) {
+        if (sq_ends_with(t->name, scale[i][0])) {
             char zero[512];
             size_t stem = strlen(t->name) - strlen(scale[i][0]);
             snprintf(zero, sizeof zero, "%.*s%s", (int)stem, t->name, scale[i][1]);
@@ -151,8 +147,8 @@ static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_
                    (cells * (half ? 2 + offsets : 4 + 4 * offsets) + 4);
         }
     }
-    if (t->rank == 2 && (ends_with(t->name, ".weight_packed") ||
-                         (t->dtype == SQ_I8 && ends_with(t->name, ".weight")))) {
+    if (t->rank == 2 && (sq_ends_with(t->name, ".weight_packed") ||
+                         (t->dtype == SQ_I8 && sq_ends_with(t->name, ".weight")))) {
         return code_bytes(q, t);
     }
     *packed = holds_codes(t) || t->owned;

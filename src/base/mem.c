@@ -247,6 +247,11 @@ char *sq_strdup(const char *s, sq_error *err) {
     return p;
 }
 
+int sq_ends_with(const char *s, const char *end) {
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
 void sq_memory_limit(size_t bytes) { atomic_store(&mem_limit, bytes); }
 size_t sq_memory_used(void) { return atomic_load(&mem_used); }
 size_t sq_memory_peak(void) { return atomic_load(&mem_peak); }

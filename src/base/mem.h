@@ -33,6 +33,7 @@ void sq_free(void *p);
  * a tenth of the time of quantizing. */
 void sq_memory_reuse(int on);
 char *sq_strdup(const char *s, sq_error *err);
+int sq_ends_with(const char *s, const char *end);
 
 /* Limit in bytes on what sq_alloc hands out in the whole process; 0 is none. */
 void sq_memory_limit(size_t bytes);

@@ -4,9 +4,8 @@
 
 #include "format/gguf_model.h"
 
-static int ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), m = strlen(end);
-    return n > m && strcmp(s + n - m, end) == 0;
+static int is_named(const char *path) {
+    return strlen(path) > strlen(".gguf") && sq_ends_with(path, ".gguf");
 }
 
 static int has_magic(const char *path) {
@@ -28,8 +27,7 @@ static size_t first_of_pair(const char *path) {
     for (const char *plus = strchr(path, '+'); plus != NULL && found == 0 && !sq_file_exists(path);
          plus = strchr(plus + 1, '+')) {
         size_t n = (size_t)(plus - path);
-        if (n > 0 && n < sizeof part &&
-            (sq_file_exists(plus + 1) || ends_with(plus + 1, ".gguf"))) {
+        if (n > 0 && n < sizeof part && (sq_file_exists(plus + 1) || is_named(plus + 1))) {
             snprintf(part, sizeof part, "%.*s", (int)n, path);
             found = sq_file_exists(part) ? n : 0;
         }
@@ -52,7 +50,7 @@ static size_t list_gguf(sq_arena *a, const char *dir, char ***out) {
         return 0;
     }
     for (size_t i = 0; i < n; i++) {
-        if (ends_with((*out)[i], ".gguf")) {
+        if (is_named((*out)[i])) {
             (*out)[kept++] = (*out)[i];
         }
     }
@@ -67,7 +65,7 @@ int sq_gguf_is(const char *path) {
         sq_arena_free(&a);
         return n > 0;
     }
-    return has_magic(path) || ends_with(path, ".gguf") || first_of_pair(path) > 0;
+    return has_magic(path) || is_named(path) || first_of_pair(path) > 0;
 }
 
 /* Language models and mmprojs of a folder: one of the former, at most one of the latter. */

@@ -226,18 +226,13 @@ fail:
     return st;
 }
 
-static int ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 /* The one *.safetensors file of a folder that has neither the usual name nor an index. */
 static sq_status find_only(sq_checkpoint *c, const char *dir, const char **name, sq_error *err) {
     char **names;
     size_t n, found = 0;
     sq_status st = sq_list_dir(&c->arena, dir, &names, &n, err);
     for (size_t i = 0; st == SQ_OK && i < n; i++) {
-        if (ends_with(names[i], ".safetensors")) {
+        if (sq_ends_with(names[i], ".safetensors")) {
             *name = names[i];
             found++;
         }

@@ -50,6 +50,9 @@ static int quantizes(const sq_plan *p, sq_part part) {
     return 0;
 }
 
+/* Whether one of the family's names of what is kept is the head's, and no part of the tower. */
+static int is_head(const char *keep) { return strstr(keep, "lm_head") != NULL; }
+
 /* Groups of modules with the same scheme; all of one scheme are the class "Linear". */
 static json_t *ct_config(sq_output *o, sq_error *err) {
     const sq_plan *p = o->plan;
@@ -97,8 +100,7 @@ static json_t *ct_config(sq_output *o, sq_error *err) {
     /* transformers and vLLM name the tower differently: the family's patterns, then what else is
      * not quantized. */
     for (const char *const *k = o->net->config.arch->keep; *k != NULL; k++) {
-        int head = strstr(*k, "lm_head") != NULL;
-        if (head ? !quantizes(p, SQ_PART_HEAD) : whole_vision) {
+        if (is_head(*k) ? !quantizes(p, SQ_PART_HEAD) : whole_vision) {
             ignore[n_ignore++] = (char *)(uintptr_t)*k;
         }
     }
@@ -174,7 +176,7 @@ static json_t *awq_config(sq_output *o, sq_error *err) {
     name_list l = {sq_arena_alloc(&o->arena, 4 * p->n + 32, sizeof(char *), err), 0, 4 * p->n + 32};
     sq_status st = l.items == NULL ? SQ_ENOMEM : SQ_OK;
     for (; st == SQ_OK && *keep != NULL; keep++) {
-        int pattern = strstr(*keep, "lm_head") == NULL;
+        int pattern = !is_head(*keep);
         char *name = whole || !pattern ? plain_name(o, *keep, err) : NULL;
         if (name != NULL) {
             st = add_name(o, &l, "", name, err);

@@ -172,11 +172,6 @@ static void check_hashes(sq_verify_state *v) {
                    (long long)n, worst);
 }
 
-static int ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 /* Scales that a row of `.scales` really has: gemv's rows are padded with zeros. */
 static size_t live_scales(const sq_verify_state *v, const sq_tensor *t) {
     size_t columns = (size_t)t->shape[t->rank - 1];
@@ -199,7 +194,7 @@ static size_t live_scales(const sq_verify_state *v, const sq_tensor *t) {
 /* Scales that are zero, negative or no numbers. */
 static int64_t bad_scales(const sq_verify_state *v, const sq_tensor *t, char *worst, size_t cap) {
     size_t es = sq_dtype_size(t->dtype), columns = (size_t)t->shape[t->rank - 1];
-    size_t live = ends_with(t->name, ".scales") ? live_scales(v, t) : columns;
+    size_t live = sq_ends_with(t->name, ".scales") ? live_scales(v, t) : columns;
     int64_t bad = 0;
     for (size_t k = 0; k < t->bytes / es; k++) {
         float s = 0;
@@ -215,8 +210,9 @@ static int64_t bad_scales(const sq_verify_state *v, const sq_tensor *t, char *wo
 /* Whether the original of such codes has nothing but rows of one number each. */
 static int constant_rows(const sq_verify_state *v, const sq_tensor *codes) {
     char name[512];
-    size_t n = strlen(codes->name) -
-               (ends_with(codes->name, ".qweight") ? strlen(".qweight") : strlen(".weight_packed"));
+    size_t n =
+        strlen(codes->name) -
+        (sq_ends_with(codes->name, ".qweight") ? strlen(".qweight") : strlen(".weight_packed"));
     snprintf(name, sizeof name, "%.*s.weight", (int)n, codes->name);
     const sq_tensor *t = v->source == NULL ? NULL : sq_checkpoint_find(v->source->ckpt, name);
     if (t == NULL || t->rank != 2 || t->shape[0] < 1) {
@@ -238,14 +234,14 @@ static void check_values(sq_verify_state *v) {
     char worst_c[300] = "", worst_s[300] = "";
     for (size_t i = 0; i < sq_checkpoint_count(v->files); i++) {
         const sq_tensor *t = sq_checkpoint_at(v->files, i);
-        if ((ends_with(t->name, ".weight_packed") || ends_with(t->name, ".qweight")) &&
+        if ((sq_ends_with(t->name, ".weight_packed") || sq_ends_with(t->name, ".qweight")) &&
             t->bytes > 8 && memcmp(t->data, (const char *)t->data + 4, t->bytes - 4) == 0 &&
             !constant_rows(v, t)) {
             constant++;
             snprintf(worst_c, sizeof worst_c, "'%.200s' holds one word all over", t->name);
         }
-        if ((ends_with(t->name, ".weight_scale") || ends_with(t->name, ".scales")) && t->rank > 0 &&
-            t->shape[t->rank - 1] > 0) {
+        if ((sq_ends_with(t->name, ".weight_scale") || sq_ends_with(t->name, ".scales")) &&
+            t->rank > 0 && t->shape[t->rank - 1] > 0) {
             scales += bad_scales(v, t, worst_s, sizeof worst_s);
         }
         sq_tensor_release(t);
