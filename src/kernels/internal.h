@@ -73,6 +73,11 @@ static inline int64_t sq_piece_columns(const sq_weight *w, int64_t p) {
     int64_t left = w->group - p % sq_weight_split(w) * sq_weight_stride(w);
     return left < 0 ? 0 : left < sq_weight_stride(w) ? left : sq_weight_stride(w);
 }
+/* Scales of a row's inputs: where a row has one alone, all pieces of a group are summed as
+ * integers, as far as 32 bits hold the sum. */
+static inline int64_t sq_scale_pieces(const sq_weight *w, int planes) {
+    return planes == 1 && w->group <= 1 << 15 ? sq_weight_groups(w) : sq_weight_pieces(w);
+}
 static inline int64_t sq_panel_bytes(const sq_weight *w) {
     return sq_weight_columns(w) * SQ_PANEL / (w->kind == SQ_W_Q4 ? 2 : 1);
 }

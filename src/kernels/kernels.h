@@ -165,10 +165,12 @@ void sq_operand_add(const sq_operand *o, int64_t row, int64_t rows, int64_t colu
  * in the order of the packed weights (internal.h). */
 typedef struct sq_rounded {
     int rows, planes; /* 1, 2, 4 or 8 rows; planes 1: low alone, 2: low and high; at most 8 lanes */
+    int64_t pieces;   /* of a row, those with one sum: sq_scale_pieces */
     int8_t *codes;    /* [columns / 4][planes][rows][4] */
     int32_t *sums;    /* [pieces][rows] of low + 256 high */
-    float *scales, *scaled_sums; /* [pieces][rows]: scale, scale * sum */
-    float *zeros;                /* [rows] scale * zero point of a row; NULL when all are 0 */
+    float *scales;    /* planes 1: [rows]; planes 2: [pieces][rows] */
+    float *worth; /* [pieces][rows], for offsets: the sum, times the piece's scale with planes 2 */
+    float *zeros; /* [rows] scale * zero point of a row; NULL when all are 0 */
 } sq_rounded;
 
 enum { SQ_GPTQ_LANES = 16 };
@@ -217,10 +219,10 @@ typedef struct sq_kernels {
     void (*round_i8)(int8_t *q, const float *x, float scale, float zero, int64_t n);
     /* high * 256 + low = x * inverse to the nearest even whole number; at most 32512 in size. */
     void (*round_i16)(int8_t *low, int8_t *high, const float *x, float inverse, int64_t n);
-    /* y[row * ldy + c] of the panels' columns c (of all n): over pieces p in order f = x scale *
-     * (float)d_p, d_p the exact sum of (code - middle) * x; with zero points f = fma(middle - zero,
-     * x scaled sum, f); acc = fma(w scale, f, acc); with offsets acc = fma(offset, x scaled sum,
-     * acc). At the end, with x zeros, acc = fma(-x zero, w sum, acc), and the bias (nullable). */
+    /* y[row * ldy + c] of the panels' columns c (of all n): over pieces p in order, d_p the exact
+     * sum of (code - zero point) * x, f = (float)d_p, with planes 2 times x scale; acc = fma(w
+     * scale, f, acc); with offsets acc = fma(offset, x worth, acc). At the end, with planes 1, acc
+     * *= x scale; with x zeros acc = fma(-x zero, w sum, acc); and the bias (nullable). */
     void (*int_tile)(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
                      const float *bias, float *y, int64_t ldy);
     /* Products of bf16 pairs summed in f32; all NULL where the CPU has none. narrow_bf16: n numbers

@@ -80,26 +80,26 @@ static void round_i16(int8_t *low, int8_t *high, const float *x, float inverse, 
     }
 }
 
-/* The exact sum of (code - middle) * x over a piece; word: the row's first of the piece. */
+/* The exact sum of (code - zero) * x over a piece; word: the row's first of the piece. */
 static int32_t piece_sum(const sq_weight *w, const uint8_t *word, const sq_rounded *x, int64_t at,
-                         int row) {
-    int four = w->kind == SQ_W_Q4, middle = sq_weight_middle(w);
-    int64_t stride = sq_weight_stride(w);
+                         int64_t columns, int row, int zero) {
+    int four = w->kind == SQ_W_Q4;
     int32_t d = 0;
-    for (int64_t c = 0; c < stride; c++) {
+    for (int64_t c = 0; c < columns; c++) {
         const uint8_t *b = word + c / (four ? 8 : 4) * 4 * SQ_PANEL + c % 4;
         int code = four ? *b >> (c % 8 / 4 * 4) & 15 : *b, v = 0;
         for (int p = x->planes - 1; p >= 0; p--) {
             v = 256 * v + x->codes[(((at + c) / 4 * x->planes + p) * x->rows + row) * 4 + c % 4];
         }
-        d += (code - middle) * v;
+        d += (code - zero) * v;
     }
     return d;
 }
 
 static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
                      const float *bias, float *y, int64_t ldy) {
-    int64_t pieces = sq_weight_pieces(w), stride = sq_weight_stride(w), split = sq_weight_split(w);
+    int64_t pieces = x->pieces, stride = sq_weight_columns(w) / pieces;
+    int64_t split = pieces / sq_weight_groups(w);
     int64_t end = (panel0 + panels) * SQ_PANEL < w->n ? (panel0 + panels) * SQ_PANEL : w->n;
     for (int64_t c = panel0 * SQ_PANEL; c < end; c++) {
         for (int r = 0; r < x->rows; r++) {
@@ -108,15 +108,15 @@ static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const s
             float acc = 0;
             for (int64_t p = 0; p < pieces; p++, word += sq_panel_bytes(w) / pieces) {
                 int64_t g = at + p / split * SQ_PANEL, i = p * x->rows + r;
-                float d = x->scales[i] * (float)piece_sum(w, word, x, p * stride, r);
-                if (w->zeros != NULL) {
-                    d = fmaf((float)(sq_weight_middle(w) - w->zeros[g]), x->scaled_sums[i], d);
-                }
+                int zero = w->zeros == NULL ? sq_weight_middle(w) : w->zeros[g];
+                float d = (float)piece_sum(w, word, x, p * stride, stride, r, zero);
+                d = x->planes == 1 ? d : x->scales[i] * d;
                 acc = fmaf(w->half != NULL ? sq_f16_to_f32(w->half[g]) : w->scales[g], d, acc);
                 if (w->offsets != NULL) {
-                    acc = fmaf(w->offsets[g], x->scaled_sums[i], acc);
+                    acc = fmaf(w->offsets[g], x->worth[i], acc);
                 }
             }
+            acc = x->planes == 1 ? acc * x->scales[r] : acc;
             if (x->zeros != NULL) {
                 acc = fmaf(-x->zeros[r], w->sums[c], acc);
             }

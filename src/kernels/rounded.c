@@ -94,7 +94,8 @@ static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) 
     int planes = how == SQ_ROUND_16 ? 2 : 1, zeros = how == SQ_ROUND_8;
     int lanes = rows >= 8 / planes ? 8 / planes : rows > 2 ? 4 : (int)rows;
     int64_t tiles = sq_ceil_div(rows, lanes), all = tiles * lanes;
-    *b = (block){.rows = rows, .columns = sq_weight_columns(w), .pieces = sq_weight_pieces(w)};
+    *b = (block){
+        .rows = rows, .columns = sq_weight_columns(w), .pieces = sq_scale_pieces(w, planes)};
     size_t codes = (size_t)(all * planes * b->columns), numbers = (size_t)(all * b->pieces);
     size_t head = (size_t)sq_round_up(tiles * (int64_t)sizeof(sq_rounded), 64);
     char *p = (char *)sq_thread_scratch(2, (head + codes) / sizeof(float) + 3 * numbers +
@@ -110,10 +111,11 @@ static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) 
         float *own = f + 3 * t * lanes * b->pieces;
         b->tiles[t] = (sq_rounded){.rows = lanes,
                                    .planes = planes,
+                                   .pieces = b->pieces,
                                    .codes = q,
                                    .zeros = zeros ? b->zeros + t * lanes : NULL,
                                    .scales = own,
-                                   .scaled_sums = own + lanes * b->pieces,
+                                   .worth = own + lanes * b->pieces,
                                    .sums = (int32_t *)(void *)(own + 2 * lanes * b->pieces)};
     }
     return 1;
@@ -142,6 +144,17 @@ static float round_piece(const sq_kernels *kn, sq_rounding how, const float *x, 
     return top / 32512.0f;
 }
 
+static int32_t codes_sum(const int8_t *codes, int planes, int64_t stride) {
+    int32_t low = 0, high = 0;
+    for (int64_t c = 0; c < stride; c++) {
+        low += codes[c];
+    }
+    for (int64_t c = stride; c < planes * stride; c++) {
+        high += codes[c];
+    }
+    return low + 256 * high;
+}
+
 /* Row `at` of the block. Tiles interleave their rows four columns at a time. */
 static void round_row(const block *b, const sq_weight *w, sq_rounding how, const float *x,
                       int64_t at) {
@@ -155,10 +168,14 @@ static void round_row(const block *b, const sq_weight *w, sq_rounding how, const
     }
     b->zeros[at] = scale * zero;
     for (int64_t p = 0; p < b->pieces; p++) {
+        t->sums[p * t->rows + row] = 0;
+    }
+    int64_t pieces = sq_weight_pieces(w), together = pieces / b->pieces;
+    for (int64_t p = 0; p < pieces; p++) {
         int8_t codes[2 * SQ_PIECE];
         float ordered[SQ_PIECE];
-        int64_t first = sq_piece_start(w, p), n = sq_piece_columns(w, p), i = p * t->rows + row;
-        int32_t sum = 0;
+        int64_t first = sq_piece_start(w, p), n = sq_piece_columns(w, p);
+        int64_t i = p / together * t->rows + row;
         const float *from = x + first;
         n = first + n > w->k ? w->k - first : n;
         if (w->order != NULL) {
@@ -167,15 +184,10 @@ static void round_row(const block *b, const sq_weight *w, sq_rounding how, const
             }
             from = ordered;
         }
-        t->scales[i] = round_piece(kn, how, from, n, stride, scale, zero, codes);
-        for (int64_t c = 0; c < stride; c++) {
-            sum += codes[c];
-        }
-        for (int64_t c = stride; c < t->planes * stride; c++) {
-            sum += 256 * codes[c];
-        }
-        t->sums[i] = sum;
-        t->scaled_sums[i] = t->scales[i] * (float)sum;
+        float own = round_piece(kn, how, from, n, stride, scale, zero, codes);
+        t->sums[i] += codes_sum(codes, t->planes, stride);
+        t->worth[i] = (t->planes == 1 ? 1.0f : own) * (float)t->sums[i];
+        t->scales[t->planes == 1 ? row : i] = own;
         for (int plane = 0; plane < t->planes; plane++) {
             const int8_t *q = codes + plane * stride;
             int8_t *lane = t->codes + (p * stride * lanes + (int64_t)(plane * t->rows + row) * 4);

@@ -13,52 +13,136 @@ static inline __m512i four(const int8_t *p) {
     return _mm512_set1_epi32(v);
 }
 
-/* gcc keeps an array of registers in memory when a loop over it is unrolled late: eight lanes of up
- * to three sums by name. */
-#define EACH_LANE(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7)
-#define START(i) __m512i a##i = _mm512_set1_epi32(start[i]), b##i = a##i, c##i = a##i;
-#define ADD(i)                                                                                     \
-    if (i < lanes) {                                                                               \
-        __m512i v = four(x + 4 * i);                                                               \
-        a##i = _mm512_dpbusd_epi32(a##i, q[0], v);                                                 \
-        b##i = panels == 3 ? _mm512_dpbusd_epi32(b##i, q[1], v) : b##i;                            \
-        c##i = panels == 3 ? _mm512_dpbusd_epi32(c##i, q[2], v) : c##i;                            \
+/* gcc keeps an array of registers in memory when a loop over it is unrolled late: sums by name, of
+ * up to eight rows in up to three panels; of the high plane of up to four. */
+#define EACH_LOW(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7)
+#define EACH_HIGH(M) M(0) M(1) M(2) M(3)
+#define START_LOW(i)                                                                               \
+    __m512i la##i = start(i < rows, zero[0], sums + (i < rows ? i : 0));                           \
+    __m512i lb##i = start(i < rows && panels == 3, zero[1], sums + (i < rows ? i : 0));            \
+    __m512i lc##i = start(i < rows && panels == 3, zero[2], sums + (i < rows ? i : 0));
+#define START_HIGH(i) __m512i ha##i = _mm512_setzero_si512(), hb##i = ha##i, hc##i = ha##i;
+/* One panel: every other four columns have sums of their own, so that no sum waits for the last. */
+#define ADD(has, s, i, lane, odd)                                                                  \
+    if (has) {                                                                                     \
+        __m512i v = four(x + 4 * (lane));                                                          \
+        if (panels == 1 && odd) {                                                                  \
+            s##b##i = _mm512_dpbusd_epi32(s##b##i, q[0], v);                                       \
+        } else {                                                                                   \
+            s##a##i = _mm512_dpbusd_epi32(s##a##i, q[0], v);                                       \
+        }                                                                                          \
+        s##b##i = panels == 3 ? _mm512_dpbusd_epi32(s##b##i, q[1], v) : s##b##i;                   \
+        s##c##i = panels == 3 ? _mm512_dpbusd_epi32(s##c##i, q[2], v) : s##c##i;                   \
     }
-#define KEEP(i)                                                                                    \
-    if (i < lanes) {                                                                               \
-        d[i][0] = a##i;                                                                            \
-        d[i][1] = panels == 3 ? b##i : a##i;                                                       \
-        d[i][2] = panels == 3 ? c##i : a##i;                                                       \
+#define ADD_LOW(i) ADD(i < rows, l, i, i, 0)
+#define ADD_LOW_ODD(i) ADD(i < rows, l, i, i, 1)
+#define ADD_HIGH(i) ADD(planes == 2 && i < rows, h, i, rows + i, 0)
+#define ADD_HIGH_ODD(i) ADD(planes == 2 && i < rows, h, i, rows + i, 1)
+/* Else gcc keeps some of them in memory within the loop, for registers that it wants behind it. */
+#define HOLD(has, a, b, c)                                                                         \
+    if (has) {                                                                                     \
+        __asm__("" : "+v"(a), "+v"(b));                                                            \
+        a = panels == 1 ? _mm512_add_epi32(a, b) : a;                                              \
+    }                                                                                              \
+    if ((has) && panels == 3) {                                                                    \
+        __asm__("" : "+v"(c));                                                                     \
+    }
+#define HOLD_LOW(i) HOLD(i < rows, la##i, lb##i, lc##i)
+#define HOLD_HIGH(i) HOLD(planes == 2 && i < rows, ha##i, hb##i, hc##i)
+#define JOIN(i)                                                                                    \
+    if (planes == 2) {                                                                             \
+        la##i = _mm512_add_epi32(la##i, _mm512_slli_epi32(ha##i, 8));                              \
+        lb##i = _mm512_add_epi32(lb##i, _mm512_slli_epi32(hb##i, 8));                              \
+        lc##i = _mm512_add_epi32(lc##i, _mm512_slli_epi32(hc##i, 8));                              \
+    }
+#define FINISH(i)                                                                                  \
+    if (i < rows) {                                                                                \
+        acc[i][0] = finish(planes, scale[0], la##i, x_scales[i], acc[i][0]);                       \
+        acc[i][1] = panels == 3 ? finish(planes, scale[1], lb##i, x_scales[i], acc[i][1]) : none;  \
+        acc[i][2] = panels == 3 ? finish(planes, scale[2], lc##i, x_scales[i], acc[i][2]) : none;  \
     }
 
-/* d[lane][panel] = start[lane] + the sums of code * x over `columns` of a piece; 1 or 3 panels. */
+static inline __m512 scales_at(const sq_weight *w, int64_t at) {
+    const __m256i *half = (const __m256i *)(const void *)(w->half + at);
+    return w->half == NULL ? _mm512_loadu_ps(w->scales + at)
+                           : _mm512_cvtph_ps(_mm256_loadu_si256(half));
+}
+
+static inline __m512i minus_zeros_at(const sq_weight *w, int bits, int64_t at) {
+    const __m128i *z = (const __m128i *)(const void *)(w->zeros + at);
+    return w->zeros == NULL
+               ? _mm512_set1_epi32(-(1 << (bits - 1)))
+               : _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_cvtepu8_epi32(_mm_loadu_si128(z)));
+}
+
+/* What the zero points take from a row's sum of codes. */
+static inline __attribute__((always_inline)) __m512i start(int has, __m512i minus_zero,
+                                                           const int32_t *sum) {
+    return has ? _mm512_mullo_epi32(minus_zero, _mm512_set1_epi32(*sum)) : _mm512_setzero_si512();
+}
+
+static inline __attribute__((always_inline)) __m512 finish(int planes, __m512 scale, __m512i sum,
+                                                           float x_scale, __m512 acc) {
+    __m512 f = _mm512_cvtepi32_ps(sum);
+    f = planes == 2 ? _mm512_mul_ps(_mm512_set1_ps(x_scale), f) : f;
+    return _mm512_fmadd_ps(scale, f, acc);
+}
+
+/* acc[row][panel] grows by what piece p, of group g, is: `columns` of x and of the codes; 1 or 3
+ * panels. */
 static inline __attribute__((always_inline)) void
-piece_sums(int lanes, int panels, int bits, int64_t columns, const uint8_t *const w[MOST_PANELS],
-           const int8_t *x, const int32_t *start, __m512i d[MOST_LANES][MOST_PANELS]) {
+piece(int rows, int planes, int panels, int bits, const sq_weight *w, int64_t panel0,
+      const sq_rounded *in, int64_t g, int64_t p, int64_t columns,
+      const uint8_t *const codes[MOST_PANELS], __m512 acc[MOST_LANES][MOST_PANELS]) {
     const __m512i low = _mm512_set1_epi8(15);
-    const int64_t bytes = columns * SQ_PANEL * bits / 8;
-    EACH_LANE(START)
-    for (int64_t at = 0; at < bytes; at += 64) {
+    const __m512 none = _mm512_setzero_ps();
+    const int lanes = rows * planes;
+    const int64_t bytes = columns * SQ_PANEL * bits / 8, groups = sq_weight_groups(w);
+    const int8_t *x = in->codes + p * columns * lanes;
+    const int32_t *sums = in->sums + p * rows;
+    const float *x_scales = in->scales + (planes == 2 ? p * rows : 0);
+    int64_t at[MOST_PANELS];
+    __m512i zero[MOST_PANELS];
+    __m512 scale[MOST_PANELS];
+    for (int j = 0; j < MOST_PANELS; j++) {
+        at[j] = ((panel0 + (j < panels ? j : 0)) * groups + g) * SQ_PANEL;
+        zero[j] = minus_zeros_at(w, bits, at[j]);
+    }
+    EACH_LOW(START_LOW)
+    EACH_HIGH(START_HIGH)
+    for (int64_t b = 0; b < bytes; b += 16 * bits) { /* eight columns */
         __m512i q[MOST_PANELS] = {low, low, low};
         for (int j = 0; j < panels; j++) {
-            q[j] = _mm512_loadu_si512(w[j] + at);
-            if (lanes <= 2) {
-                _mm_prefetch((const char *)w[j] + at + AHEAD, _MM_HINT_T0);
-            }
+            q[j] = _mm512_loadu_si512(codes[j] + b);
             q[j] = bits == 4 ? _mm512_and_si512(q[j], low) : q[j];
-        }
-        EACH_LANE(ADD)
-        x += 4 * lanes;
-        if (bits == 4) {
-            for (int j = 0; j < panels; j++) {
-                q[j] = _mm512_srli_epi16(_mm512_loadu_si512(w[j] + at), 4);
-                q[j] = _mm512_and_si512(q[j], low);
+            for (int line = 0; lanes <= 2 && line < 16 * bits; line += 64) {
+                _mm_prefetch((const char *)codes[j] + b + line + AHEAD, _MM_HINT_T0);
             }
-            EACH_LANE(ADD)
-            x += 4 * lanes;
+        }
+        EACH_LOW(ADD_LOW)
+        EACH_HIGH(ADD_HIGH)
+        x += 4 * lanes;
+        for (int j = 0; j < panels; j++) {
+            const __m512i more = _mm512_loadu_si512(codes[j] + b + (bits == 4 ? 0 : 64));
+            q[j] = bits == 4 ? _mm512_and_si512(_mm512_srli_epi16(more, 4), low) : more;
+        }
+        EACH_LOW(ADD_LOW_ODD)
+        EACH_HIGH(ADD_HIGH_ODD)
+        x += 4 * lanes;
+    }
+    EACH_LOW(HOLD_LOW)
+    EACH_HIGH(HOLD_HIGH)
+    EACH_HIGH(JOIN)
+    for (int j = 0; j < MOST_PANELS; j++) {
+        scale[j] = scales_at(w, at[j]);
+    }
+    EACH_LOW(FINISH)
+    for (int j = 0; w->offsets != NULL && j < panels; j++) {
+        __m512 offset = _mm512_loadu_ps(w->offsets + at[j]);
+        for (int i = 0; i < rows; i++) {
+            acc[i][j] = _mm512_fmadd_ps(offset, _mm512_set1_ps(in->worth[p * rows + i]), acc[i][j]);
         }
     }
-    EACH_LANE(KEEP)
 }
 
 /* `rows` rows in `planes` times `panels` panels. */
@@ -66,55 +150,23 @@ static inline __attribute__((always_inline)) void tile(int rows, int planes, int
                                                        const sq_weight *w, int64_t panel0,
                                                        const sq_rounded *x, const float *bias,
                                                        float *y, int64_t ldy) {
-    int64_t pieces = sq_weight_pieces(w), stride = sq_weight_stride(w), split = sq_weight_split(w);
-    int64_t groups = sq_weight_groups(w), piece_bytes = stride * SQ_PANEL * bits / 8;
+    int64_t columns = sq_weight_columns(w) / x->pieces, bytes = columns * SQ_PANEL * bits / 8;
     const uint8_t *codes[MOST_PANELS];
-    const int8_t *in = x->codes;
     __m512 acc[MOST_LANES][MOST_PANELS];
     for (int j = 0; j < panels; j++) {
         codes[j] = sq_weight_panel(w, panel0 + j);
         for (int i = 0; i < rows; i++) {
             acc[i][j] = _mm512_setzero_ps();
+            _mm_prefetch((const char *)(y + i * ldy + (panel0 + j) * SQ_PANEL), _MM_HINT_T0);
         }
     }
-    for (int64_t p = 0; p < pieces; p++, in += stride * rows * planes) {
-        __m512i d[MOST_LANES][MOST_PANELS];
-        int32_t start[MOST_LANES] = {0};
-        for (int i = 0; i < rows; i++) {
-            start[i] = -(1 << (bits - 1)) * x->sums[p * rows + i];
-        }
-        piece_sums(rows * planes, panels, bits, stride, codes, in, start, d);
+    int64_t groups = sq_weight_groups(w), split = x->pieces / groups;
+    for (int64_t p = 0, g = 0, last = split; p < x->pieces; p++) {
+        g += p == last;
+        last += p == last ? split : 0;
+        piece(rows, planes, panels, bits, w, panel0, x, g, p, columns, codes, acc);
         for (int j = 0; j < panels; j++) {
-            int64_t at = ((panel0 + j) * groups + p / split) * SQ_PANEL;
-            __m512 scale = w->half == NULL ? _mm512_loadu_ps(w->scales + at)
-                                           : _mm512_cvtph_ps(_mm256_loadu_si256(
-                                                 (const __m256i *)(const void *)(w->half + at)));
-            __m512 zero = _mm512_setzero_ps();
-            if (w->zeros != NULL) {
-                __m512i z = _mm512_cvtepu8_epi32(
-                    _mm_loadu_si128((const __m128i *)(const void *)(w->zeros + at)));
-                zero = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_set1_epi32(1 << (bits - 1)), z));
-            }
-            for (int i = 0; i < rows; i++) {
-                __m512i sum = d[i][j];
-                if (planes == 2) {
-                    sum = _mm512_add_epi32(sum, _mm512_slli_epi32(d[rows + i][j], 8));
-                }
-                __m512 f =
-                    _mm512_mul_ps(_mm512_set1_ps(x->scales[p * rows + i]), _mm512_cvtepi32_ps(sum));
-                if (w->zeros != NULL) {
-                    f = _mm512_fmadd_ps(zero, _mm512_set1_ps(x->scaled_sums[p * rows + i]), f);
-                }
-                acc[i][j] = _mm512_fmadd_ps(scale, f, acc[i][j]);
-            }
-            if (w->offsets != NULL) {
-                __m512 offset = _mm512_loadu_ps(w->offsets + at);
-                for (int i = 0; i < rows; i++) {
-                    acc[i][j] = _mm512_fmadd_ps(
-                        offset, _mm512_set1_ps(x->scaled_sums[p * rows + i]), acc[i][j]);
-                }
-            }
-            codes[j] += piece_bytes;
+            codes[j] += bytes;
         }
     }
     for (int j = 0; j < panels; j++) {
@@ -123,6 +175,7 @@ static inline __attribute__((always_inline)) void tile(int rows, int planes, int
         __m512 add = bias == NULL ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(k, bias + c);
         for (int i = 0; i < rows; i++) {
             __m512 v = acc[i][j];
+            v = planes == 1 ? _mm512_mul_ps(v, _mm512_set1_ps(x->scales[i])) : v;
             if (x->zeros != NULL) {
                 v = _mm512_fnmadd_ps(_mm512_set1_ps(x->zeros[i]), _mm512_loadu_ps(w->sums + c), v);
             }

@@ -2,17 +2,17 @@
  * file defines v_load v_store v_set1 v_mul v_fma v_f16 as simd_body.h wants them, and
  *   v_nfma(a,b,c) = c - a*b
  *   v_planes(low, high): VN whole numbers low + 256 high as floats; high NULL: low alone
- *   v_from_zeros(middle, z): middle - z of VN bytes as floats
  *   piece_sums(lanes, bits, columns, w, x, start, d): d[lane][row of the panel] = start[lane] + the
  *     sum of code * x over a piece's columns, from x[columns / 4][lanes][4] and the words of a
- *     panel; start is minus the middle of the codes times the sum of x,
+ *     panel,
  * then includes this. */
 
 static inline __attribute__((always_inline)) void tile(int rows, int planes, int bits,
                                                        const sq_weight *w, int64_t panel,
                                                        const sq_rounded *x, const float *bias,
                                                        float *y, int64_t ldy) {
-    int64_t pieces = sq_weight_pieces(w), stride = sq_weight_stride(w), split = sq_weight_split(w);
+    int64_t pieces = x->pieces, stride = sq_weight_columns(w) / pieces;
+    int64_t split = pieces / sq_weight_groups(w);
     const uint8_t *codes = sq_weight_panel(w, panel);
     const int8_t *in = x->codes;
     enum { PARTS = SQ_PANEL / VN };
@@ -24,23 +24,26 @@ static inline __attribute__((always_inline)) void tile(int rows, int planes, int
     for (int64_t p = 0; p < pieces; p++) {
         int32_t d[8][SQ_PANEL], start[8] = {0};
         for (int r = 0; r < rows; r++) {
-            start[r] = -(1 << (bits - 1)) * x->sums[p * rows + r];
+            start[r] = w->zeros == NULL ? -(1 << (bits - 1)) * x->sums[p * rows + r] : 0;
         }
         piece_sums(rows * planes, bits, stride, codes, in, start, d);
         codes += stride * SQ_PANEL * bits / 8;
         in += stride * rows * planes;
         int64_t at = (panel * sq_weight_groups(w) + p / split) * SQ_PANEL;
+        for (int r = 0; w->zeros != NULL && r < rows; r++) {
+            for (int c = 0; c < SQ_PANEL; c++) {
+                d[r][c] -= w->zeros[at + c] * x->sums[p * rows + r];
+            }
+        }
         for (int h = 0; h < PARTS; h++, at += VN) {
             V scale = w->half == NULL ? v_load(w->scales + at) : v_f16(w->half + at);
-            V zero = w->zeros == NULL ? scale : v_from_zeros(1 << (bits - 1), w->zeros + at);
             for (int r = 0; r < rows; r++) {
-                V scaled = v_set1(x->scaled_sums[p * rows + r]);
-                V f = v_mul(v_set1(x->scales[p * rows + r]),
-                            v_planes(d[r] + VN * h, planes == 2 ? d[rows + r] + VN * h : NULL));
-                f = w->zeros == NULL ? f : v_fma(zero, scaled, f);
+                V f = v_planes(d[r] + VN * h, planes == 2 ? d[rows + r] + VN * h : NULL);
+                f = planes == 2 ? v_mul(v_set1(x->scales[p * rows + r]), f) : f;
                 acc[r][h] = v_fma(scale, f, acc[r][h]);
                 if (w->offsets != NULL) {
-                    acc[r][h] = v_fma(v_load(w->offsets + at), scaled, acc[r][h]);
+                    acc[r][h] =
+                        v_fma(v_load(w->offsets + at), v_set1(x->worth[p * rows + r]), acc[r][h]);
                 }
             }
         }
@@ -48,7 +51,7 @@ static inline __attribute__((always_inline)) void tile(int rows, int planes, int
     int64_t c = panel * SQ_PANEL, n = w->n - c < SQ_PANEL ? w->n - c : SQ_PANEL;
     for (int i = 0; i < rows; i++) {
         for (int h = 0; h < PARTS; h++) {
-            V v = acc[i][h];
+            V v = planes == 1 ? v_mul(acc[i][h], v_set1(x->scales[i])) : acc[i][h];
             if (x->zeros != NULL) {
                 v = v_nfma(v_set1(x->zeros[i]), v_load(w->sums + c + VN * h), v);
             }

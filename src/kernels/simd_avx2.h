@@ -74,11 +74,6 @@ static inline __m256 v_planes(const int32_t *low, const int32_t *high) {
     return _mm256_cvtepi32_ps(sum);
 }
 
-static inline __m256 v_from_zeros(int middle, const uint8_t *zeros) {
-    __m256i z = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)zeros));
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_set1_epi32(middle), z));
-}
-
 /* Four columns of an input for every row of the matrix. */
 static inline __m256i v_four(const int8_t *p) {
     int32_t v;

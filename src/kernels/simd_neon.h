@@ -98,9 +98,4 @@ static inline float32x4_t v_planes(const int32_t *low, const int32_t *high) {
     return vcvtq_f32_s32(high == NULL ? sum : vaddq_s32(sum, vshlq_n_s32(vld1q_s32(high), 8)));
 }
 
-static inline float32x4_t v_from_zeros(int middle, const uint8_t *zeros) {
-    int32x4_t z = vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(v_word(zeros)))));
-    return vcvtq_f32_s32(vsubq_s32(vdupq_n_s32(middle), z));
-}
-
 #endif

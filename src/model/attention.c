@@ -18,67 +18,102 @@ void sq_attend(const sq_attn_tile *t) {
 
 /* ---- in bf16 ---- */
 
-static int64_t key_words(int64_t rows, int64_t hd) { return sq_round_up(rows, 16) * (hd / 2); }
+/* Query rows at once: their scores stay in the cache beside the head's keys and values. */
+enum { BF16_ROWS = 24, KEYS = SQ_KV_TOKENS, PANEL = 16 };
+
+static int64_t all_keys(int64_t rows) { return sq_round_up(rows, KEYS); }
+static int64_t key_words(int64_t rows, int64_t hd) { return all_keys(rows) * (hd / 2); }
 static int64_t value_words(int64_t rows, int64_t hd) {
-    return sq_ceil_div(rows, 2) * sq_round_up(hd, 16);
+    return all_keys(rows) / 2 * sq_round_up(hd, PANEL);
+}
+static int64_t tile_words(int64_t rows, int64_t hd) {
+    return BF16_ROWS * (hd / 2 + all_keys(rows) * 3 / 2 + sq_round_up(hd, PANEL));
 }
 
 int64_t sq_attend_words(int64_t rows, int64_t hd) {
-    return key_words(rows, hd) + value_words(rows, hd) +
-           SQ_Q_TILE * (sq_ceil_div(rows, 2) + hd / 2);
+    return PANEL * hd + key_words(rows, hd) + value_words(rows, hd) + tile_words(rows, hd);
 }
 
-/* Keys as panels of [pairs of columns][16 keys]. */
-static void pack_keys(const sq_attn_bf16 *a, uint32_t *row, uint32_t *to) {
+/* Keys as [blocks of 64 keys][pairs of columns][64], zeros behind the last; tmp: 16 hd words. */
+static void pack_keys(const sq_attn_bf16 *a, uint32_t *tmp, uint32_t *to) {
     const sq_kernels *kn = sq_kernels_get();
     int64_t pairs = a->hd / 2;
-    memset(to, 0, (size_t)key_words(a->rows, a->hd) * sizeof *to);
-    for (int64_t i = 0; i < a->rows; i++) {
-        uint32_t *panel = to + i / 16 * 16 * pairs + i % 16;
-        kn->narrow_bf16((uint16_t *)row, a->k + i * a->ld, a->hd);
+    uint32_t *panel = tmp + PANEL * pairs;
+    for (int64_t i = 0; i < all_keys(a->rows); i += PANEL) {
+        int64_t n = a->rows - i < 0 ? 0 : a->rows - i < PANEL ? a->rows - i : PANEL;
+        uint32_t *block = to + i / KEYS * KEYS * pairs + i % KEYS;
+        for (int64_t r = 0; r < n; r++) {
+            kn->narrow_bf16((uint16_t *)(tmp + r * pairs), a->k + (i + r) * a->ld, a->hd);
+        }
+        kn->panel_bf16((const uint16_t *)tmp, a->hd, n, panel);
         for (int64_t p = 0; p < pairs; p++) {
-            panel[16 * p] = row[p];
+            memcpy(block + p * KEYS, panel + p * PANEL, PANEL * sizeof *block);
         }
     }
 }
 
-/* Values as panels of [pairs of rows][16 columns]. */
+/* Values as [pairs of rows][columns, rounded up to panels]. */
 static void pack_values(const sq_attn_bf16 *a, uint32_t *to) {
     const sq_kernels *kn = sq_kernels_get();
-    for (int64_t c = 0; c < a->hd; c += 16) {
-        int64_t n = a->hd - c < 16 ? a->hd - c : 16;
-        for (int64_t i = 0; i < a->rows; i += 2, to += 16) {
-            const float *even = a->v + i * a->ld + c;
-            kn->pair_bf16(even, i + 1 < a->rows ? even + a->ld : NULL, n, to);
+    for (int64_t i = 0; i < a->rows; i += 2) {
+        const float *even = a->v + i * a->ld, *odd = i + 1 < a->rows ? even + a->ld : NULL;
+        for (int64_t c = 0; c < a->hd; c += PANEL, to += PANEL) {
+            kn->pair_bf16(even + c, odd == NULL ? NULL : odd + c,
+                          a->hd - c < PANEL ? a->hd - c : PANEL, to);
         }
+    }
+}
+
+/* Query rows [at, at + m); tile: tile_words. */
+static void attend_rows(const sq_attn_bf16 *a, int64_t at, int64_t m, const uint32_t *keys,
+                        const uint32_t *values, uint32_t *tile) {
+    const sq_kernels *kn = sq_kernels_get();
+    int64_t pairs = a->hd / 2, all = all_keys(a->rows), wide = sq_round_up(a->hd, PANEL);
+    float *scores = (float *)(void *)tile, *out = scores + BF16_ROWS * all;
+    uint32_t *q = tile + BF16_ROWS * (all + wide), *p = q + BF16_ROWS * pairs;
+    float scale[BF16_ROWS], inverse[BF16_ROWS];
+    for (int64_t r = 0; r < m; r++) {
+        scale[r] = a->scale;
+        kn->narrow_bf16((uint16_t *)(q + r * pairs), a->q + (at + r) * a->ld, a->hd);
+    }
+    for (int64_t i = 0; i < all; i += KEYS) {
+        kn->kv_bf16(&(sq_kv_product){.rows = m,
+                                     .n = KEYS,
+                                     .k = pairs,
+                                     .a = q,
+                                     .lda = pairs,
+                                     .b = keys + i * pairs,
+                                     .ldb = KEYS,
+                                     .scale = scale,
+                                     .c = scores + i,
+                                     .ldc = all});
+    }
+    for (int64_t r = 0; r < m; r++) {
+        float top;
+        inverse[r] = 1.0f / kn->softmax_step(scores + r * all, a->rows, all, &top);
+        kn->narrow_bf16((uint16_t *)(p + r * (all / 2)), scores + r * all, all);
+    }
+    kn->kv_bf16(&(sq_kv_product){.rows = m,
+                                 .n = wide,
+                                 .k = sq_ceil_div(a->rows, 2),
+                                 .a = p,
+                                 .lda = all / 2,
+                                 .b = values,
+                                 .ldb = wide,
+                                 .scale = inverse,
+                                 .c = out,
+                                 .ldc = wide});
+    for (int64_t r = 0; r < m; r++) {
+        memcpy(a->out + (at + r) * a->ldo, out + r * wide, (size_t)a->hd * sizeof *out);
     }
 }
 
 void sq_attend_bf16(const sq_attn_bf16 *a) {
-    const sq_kernels *kn = sq_kernels_get();
-    int64_t pairs = a->hd / 2, key_pairs = sq_ceil_div(a->rows, 2);
     uint32_t *keys = a->words, *values = keys + key_words(a->rows, a->hd);
-    uint32_t *q = values + value_words(a->rows, a->hd), *p = q + SQ_Q_TILE * pairs;
-    pack_keys(a, q, keys);
+    uint32_t *tile = values + value_words(a->rows, a->hd);
+    pack_keys(a, tile + tile_words(a->rows, a->hd), keys);
     pack_values(a, values);
-    for (int64_t i = 0; i < a->rows; i += SQ_Q_TILE) {
-        int64_t m = a->rows - i < SQ_Q_TILE ? a->rows - i : SQ_Q_TILE;
-        for (int64_t r = 0; r < m; r++) {
-            kn->narrow_bf16((uint16_t *)(q + r * pairs), a->q + (i + r) * a->ld, a->hd);
-            memset(a->out + (i + r) * a->ldo, 0, (size_t)a->hd * sizeof *a->out);
-        }
-        memset(a->scores, 0, (size_t)(m * a->rows) * sizeof *a->scores);
-        kn->tile_bf16(m, a->rows, pairs, q, pairs, 1, keys, 16 * pairs, a->scores, a->rows);
-        for (int64_t r = 0; r < m; r++) {
-            float *row = a->scores + r * a->rows;
-            for (int64_t c = 0; c < a->rows; c++) {
-                row[c] *= a->scale;
-            }
-            kn->softmax(row, a->rows);
-            p[(r + 1) * key_pairs - 1] = 0; /* an odd row's other half */
-            kn->narrow_bf16((uint16_t *)(p + r * key_pairs), row, a->rows);
-        }
-        kn->tile_bf16(m, a->hd, key_pairs, p, key_pairs, 1, values, 16 * key_pairs,
-                      a->out + i * a->ldo, a->ldo);
+    for (int64_t i = 0; i < a->rows; i += BF16_ROWS) {
+        attend_rows(a, i, a->rows - i < BF16_ROWS ? a->rows - i : BF16_ROWS, keys, values, tile);
     }
 }

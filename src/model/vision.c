@@ -43,7 +43,6 @@ static void attend_segment(const sq_tower_run *t, int64_t lo, int64_t hi, int64_
                                        .hd = hd,
                                        .out = t->w->vatt.data + lo * t->width + head * hd,
                                        .ldo = t->width,
-                                       .scores = scores,
                                        .scale = 1.0f / sqrtf((float)hd),
                                        .words = words});
         return;
@@ -121,16 +120,17 @@ static sq_status attention(const sq_tower_run *t, const sq_block *b, int full, f
     for (int64_t s = 0; s < n_seg; s++) {
         longest = bounds[s + 1] - bounds[s] > longest ? bounds[s + 1] - bounds[s] : longest;
     }
-    SQ_TRY(sq_scratch_need(&w->scores, (size_t)sq_threads() * SQ_Q_TILE * (size_t)longest,
-                           "vision attention scores", err));
     int64_t words = in_bf16(b, c) ? sq_attend_words(longest, c->v_head_dim) : 0;
+    int64_t scores = words > 0 ? 0 : SQ_Q_TILE * longest;
+    SQ_TRY(sq_scratch_need(&w->scores, (size_t)(sq_threads() * scores), "vision attention scores",
+                           err));
     SQ_TRY(sq_scratch_need(&w->vwords, (size_t)(sq_threads() * words), "vision attention", err));
 #pragma omp parallel for schedule(dynamic, 1) if (t->rows > 128)
     for (int64_t task = 0; task < n_seg * c->v_heads; task++) {
         int64_t s = task / c->v_heads;
         uint32_t *own = (uint32_t *)(void *)w->vwords.data + sq_thread() * words;
         attend_segment(t, bounds[s], bounds[s + 1], task % c->v_heads,
-                       w->scores.data + sq_thread() * SQ_Q_TILE * longest, words > 0 ? own : NULL);
+                       w->scores.data + sq_thread() * scores, words > 0 ? own : NULL);
     }
     for (int64_t i = 0; i < t->rows; i += SQ_V_CHUNK) {
         int64_t rows = t->rows - i < SQ_V_CHUNK ? t->rows - i : SQ_V_CHUNK;
@@ -249,8 +249,8 @@ size_t sq_vision_peak(const sq_config *c, const sq_pixels *px) {
     size_t chunk = rows < SQ_V_CHUNK ? rows : SQ_V_CHUNK, merged = (size_t)d[SQ_D_V_MERGED];
     size_t floats = patches * (size_t)px->patch_dim + (size_t)px->tokens * hid;
     floats += rows * width + chunk * (width + 2 * (size_t)d[SQ_D_V_INTER]);
-    floats += (size_t)sq_threads() * SQ_Q_TILE * longest;
-    floats += (size_t)(sq_threads() * sq_attend_words((int64_t)longest, c->v_head_dim));
+    size_t words = (size_t)sq_attend_words((int64_t)longest, c->v_head_dim);
+    floats += (size_t)sq_threads() * larger(SQ_Q_TILE * longest, words); /* in f32, or in bf16 */
     size_t widest = larger(merged, (size_t)d[SQ_D_V_INTER]); /* sq_matmul's own scratch */
     floats += (size_t)sq_threads() * larger(128 << 10, 16 * widest);
     floats += (size_t)sq_rounded_floats((int64_t)chunk, (int64_t)widest);

@@ -48,13 +48,13 @@ typedef struct sq_attn_tile {
     float *scores, scale;
 } sq_attn_tile;
 void sq_attend(const sq_attn_tile *t);
-/* All rows of one head against each other in products of bf16 (the table's tile_bf16), softmax in
- * f32: q, k and v [rows][hd] of stride ld, hd even; out[rows][hd] of stride ldo. scores: SQ_Q_TILE
- * * rows floats; words: sq_attend_words(rows, hd). */
+/* All rows of one head against each other in products of bf16 (where the CPU has them: the table's
+ * tile_bf16), softmax in f32: q, k and v [rows][hd] of stride ld, hd even; out[rows][hd] of stride
+ * ldo. words: sq_attend_words(rows, hd). */
 typedef struct sq_attn_bf16 {
     const float *q, *k, *v;
     int64_t ld, rows, hd, ldo;
-    float *out, *scores, scale;
+    float *out, scale;
     uint32_t *words;
 } sq_attn_bf16;
 int64_t sq_attend_words(int64_t rows, int64_t hd);
