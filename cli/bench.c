@@ -13,6 +13,7 @@ static void show_rate(const json_t *spread, const char *key, const char *what, c
 
 static void show(const json_t *r) {
     const json_t *s = json_object_get(r, "spread");
+    int sessions = (int)json_integer_value(json_object_get(r, "sessions"));
     printf("%d threads, %s, KV cache in %s, head %s, median of %d\n",
            (int)json_integer_value(json_object_get(r, "threads")),
            json_string_value(json_object_get(r, "kernels")),
@@ -23,7 +24,7 @@ static void show(const json_t *r) {
            cli_real(r, "first_token_s"));
     show_rate(s, "vision_s", "vision", "s");
     show_rate(s, "prefill_tokens_per_s", "prefill", "tokens/s");
-    show_rate(s, "decode_tokens_per_s", "decode", "tokens/s");
+    show_rate(s, "decode_tokens_per_s", "decode", sessions > 1 ? "tokens/s in all" : "tokens/s");
     printf("weights %s; a decoded token reads %s, %.0f %% of the %s/s that this machine reads\n",
            cli_bytes(cli_real(r, "weight_bytes")),
            cli_bytes(cli_real(r, "bytes_per_decoded_token")), 100 * cli_real(r, "bandwidth_share"),
@@ -33,13 +34,14 @@ static void show(const json_t *r) {
 
 int verb_bench(int argc, char **argv) {
     cli_common common = {0};
-    sq_bench_options o = {.prompt = 512, .decode = 128, .repeat = 3};
+    sq_bench_options o = {.prompt = 512, .decode = 128, .sessions = 1, .repeat = 3};
     const char *pos[1];
     int64_t image[2] = {0};
     const cli_option options[] = {
         {"-p", CLI_INT, &o.prompt, "N  tokens of the prompt (512); 0: no prefill"},
         {"-n", CLI_INT, &o.decode, "N  tokens decoded one by one (128); 0: none"},
         {"--depth", CLI_INT, &o.depth, "N  tokens in the cache before the prompt (0)"},
+        {"--sessions", CLI_INT, &o.sessions, "N  that decode together, a token of each a pass (1)"},
         {"--image", CLI_SIZE, image, "WxH  a picture for the vision tower"},
         {"--repeat", CLI_INT, &o.repeat, "R  rounds, after one that warms up (3)"},
         KV_OPTION(o.kv_type),

@@ -288,6 +288,7 @@ SQ_API sq_status sq_inspect(const char *model, int tensors, char **report, sq_er
 typedef struct sq_bench_options {
     int64_t prompt, decode; /* tokens fed at once, then one by one; 0: not measured */
     int64_t depth;          /* tokens in the cache before the prompt */
+    int64_t sessions;       /* that decode together, a token of each in one pass; 0: 1 */
     int64_t width, height;  /* of a picture for the vision tower; 0: none */
     int64_t repeat;         /* rounds, each with a prompt of its own, after one that warms up */
     const char *kv_type;    /* see sq_model_set_kv_type */

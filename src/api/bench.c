@@ -10,7 +10,7 @@
 #include "base/log.h"
 #include "engine/engine.h"
 
-enum { MAX_REPEAT = 1000 };
+enum { MAX_REPEAT = 1000, MAX_SESSIONS = 256 };
 
 typedef struct bench {
     sq_engine *engine;
@@ -71,30 +71,54 @@ static sq_status fill_cache(sq_seq *seq, int64_t n, sq_error *err) {
     return st;
 }
 
-/* A prompt of `prompt` tokens after `depth` others, then `decode` tokens. */
+/* Sequences that decode together; each a prompt of its own behind it. */
+typedef struct together {
+    sq_seq seq[MAX_SESSIONS], *of[MAX_SESSIONS];
+    int32_t ids[MAX_SESSIONS];
+} together;
+
+static void close_all(together *t) {
+    for (int64_t i = 0; t != NULL && i < MAX_SESSIONS; i++) {
+        sq_seq_close(&t->seq[i]);
+    }
+    sq_free(t);
+}
+
+/* A prompt of `prompt` tokens after `depth` others is computed for the first, and is noise for the
+ * other sessions; then `decode` tokens of each. */
 static sq_status text_round(bench *b, int64_t prompt, int64_t decode, double *pre_s, double *dec_s,
                             sq_error *err) {
-    sq_seq seq;
+    const sq_config *c = &b->engine->net->config;
+    int64_t n = b->o.sessions;
+    together *s = sq_alloc(1, sizeof *s, "sessions", err);
     sq_prompt all = {0};
-    sq_status st;
-    SQ_TRY(sq_seq_open(&seq, b->engine->net, err));
-    SQ_TRY(random_prompt(b, b->o.depth + prompt, &all, err));
-    SQ_TRY(fill_cache(&seq, b->o.depth, err));
+    sq_status st = s == NULL ? SQ_ENOMEM : random_prompt(b, b->o.depth + prompt, &all, err);
+    for (int64_t i = 0; st == SQ_OK && i < n; i++) {
+        s->of[i] = &s->seq[i];
+        SQ_TRY(sq_seq_open(s->of[i], b->engine->net, err));
+        SQ_TRY(fill_cache(s->of[i], b->o.depth + (i == 0 ? 0 : prompt), err));
+    }
+    if (st != SQ_OK) {
+        goto fail;
+    }
     double t = sq_now();
-    SQ_TRY(sq_seq_feed(&seq, &all, b->o.depth, 0, NULL, NULL, err));
+    SQ_TRY(sq_seq_feed(s->of[0], &all, b->o.depth, 0, NULL, NULL, err));
     *pre_s = sq_now() - t;
     t = sq_now();
     for (int64_t i = 0; i < decode; i++) {
-        int32_t id = sq_argmax(seq.logits, b->engine->net->config.dims[SQ_D_VOCAB]);
-        if (i == decode / 2) {
-            b->kv_bytes = (uint64_t)seq.kv.tokens * sq_plan_kv_token(&b->engine->net->config);
+        for (int64_t k = 0; k < n; k++) {
+            int32_t id = sq_argmax(s->of[k]->logits, c->dims[SQ_D_VOCAB]);
+            s->ids[k] = id < 0 ? 0 : id;
         }
-        SQ_TRY(sq_seq_push(&seq, id < 0 ? 0 : id, err));
+        if (i == decode / 2) {
+            b->kv_bytes = (uint64_t)s->of[0]->kv.tokens * sq_plan_kv_token(c);
+        }
+        SQ_TRY(sq_seq_push_each(s->of, s->ids, n, err));
     }
     *dec_s = sq_now() - t;
 fail:
     sq_prompt_free(&all);
-    sq_seq_close(&seq);
+    close_all(s);
     return st;
 }
 
@@ -165,7 +189,7 @@ static json_t *describe(const bench *b) {
     const sq_bench_options *o = &b->o;
     size_t peak = sq_peak_rss(); /* before the read rate's own buffer */
     double prefill = 0, decode = 0, vision = 0, band = sq_measure_bandwidth();
-    double token_bytes = (double)b->linear_bytes + (double)b->kv_bytes;
+    double token_bytes = (double)b->linear_bytes / (double)o->sessions + (double)b->kv_bytes;
     json_t *s = json_object();
     if (o->prompt > 0) {
         json_object_set_new(s, "prefill_tokens_per_s",
@@ -173,24 +197,26 @@ static json_t *describe(const bench *b) {
     }
     if (o->decode > 0) {
         json_object_set_new(s, "decode_tokens_per_s",
-                            spread(b->dec, o->repeat, (double)o->decode, &decode));
+                            spread(b->dec, o->repeat, (double)(o->decode * o->sessions), &decode));
     }
     if (o->width > 0) {
         json_object_set_new(s, "vision_s", spread(b->vis, o->repeat, 0, &vision));
     }
-    json_t *r = json_pack(
-        "{s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:i, s:s, s:s, "
-        "s:s, "
-        "s:o}",
-        "prefill_tokens_per_s", prefill, "decode_tokens_per_s", decode, "vision_s", vision,
-        "load_s", b->engine->load_s, "first_token_s", b->first_token_s, "weight_bytes",
-        (json_int_t)b->weight_bytes, "bytes_per_decoded_token", (json_int_t)token_bytes,
-        "memory_bandwidth_bytes_per_s", band, "bandwidth_share",
-        band > 0 ? decode * token_bytes / band : 0.0, "peak_rss_bytes", (json_int_t)peak, "prompt",
-        (json_int_t)o->prompt, "decode", (json_int_t)o->decode, "depth", (json_int_t)o->depth,
-        "repeat", (json_int_t)o->repeat, "threads", sq_threads(), "kernels", sq_kernels_get()->name,
-        "kv_type", sq_kv_name(b->engine->net->config.kv_type), "lm_head",
-        b->engine->head != NULL ? b->engine->head : "as stored", "spread", s);
+    json_t *r =
+        json_pack("{s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, "
+                  "s:i, s:s, s:s, "
+                  "s:s, "
+                  "s:o}",
+                  "prefill_tokens_per_s", prefill, "decode_tokens_per_s", decode, "vision_s",
+                  vision, "load_s", b->engine->load_s, "first_token_s", b->first_token_s,
+                  "weight_bytes", (json_int_t)b->weight_bytes, "bytes_per_decoded_token",
+                  (json_int_t)token_bytes, "memory_bandwidth_bytes_per_s", band, "bandwidth_share",
+                  band > 0 ? decode * token_bytes / band : 0.0, "peak_rss_bytes", (json_int_t)peak,
+                  "prompt", (json_int_t)o->prompt, "decode", (json_int_t)o->decode, "depth",
+                  (json_int_t)o->depth, "sessions", (json_int_t)o->sessions, "repeat",
+                  (json_int_t)o->repeat, "threads", sq_threads(), "kernels", sq_kernels_get()->name,
+                  "kv_type", sq_kv_name(b->engine->net->config.kv_type), "lm_head",
+                  b->engine->head != NULL ? b->engine->head : "as stored", "spread", s);
     if (r != NULL && o->width > 0) {
         json_object_set_new(r, "image",
                             json_pack("{s:I, s:I, s:I, s:I, s:I}", "width", (json_int_t)o->width,
@@ -230,6 +256,10 @@ static sq_status check_options(const bench *b, sq_error *err) {
     if (o->repeat < 1 || o->repeat > MAX_REPEAT) {
         return sq_fail(err, SQ_EARG, "repeat is out of range; got %lld, wanted 1 to %d",
                        (long long)o->repeat, MAX_REPEAT);
+    }
+    if (o->sessions < 1 || o->sessions > MAX_SESSIONS) {
+        return sq_fail(err, SQ_EARG, "sessions is out of range; got %lld, wanted 1 to %d",
+                       (long long)o->sessions, MAX_SESSIONS);
     }
     if (o->prompt < 0 || o->decode < 0 || o->depth < 0 || o->width < 0 || o->height < 0 ||
         o->prompt + o->decode + o->width <= 0) {
@@ -272,6 +302,7 @@ sq_status sq_bench(const char *model, const sq_bench_options *options, const sq_
     SQ_TRY(sq_need_arg(model, "model", err));
     SQ_TRY(sq_need_arg(options, "options", err));
     b.o = *options;
+    b.o.sessions = b.o.sessions == 0 ? 1 : b.o.sessions;
     if (b.o.cold) {
         SQ_TRY(forget_files(model, err));
     }

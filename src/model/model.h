@@ -167,6 +167,11 @@ void sq_rope_rows(const sq_net *n, const int32_t *const p[3], int64_t count, flo
 /* All layers over rows of h in place, then kv->tokens += count. */
 sq_status sq_text_forward(const sq_net *n, sq_work *w, sq_kv *kv, const int32_t *const p[3],
                           float *h, int64_t count, sq_error *err);
+/* The next row of each of `count` timelines (at most SQ_CHUNK) in one pass over the weights:
+ * h[count][hidden] in place, positions p[3][count]; then each kv[i]->tokens grows by one. A row
+ * comes out as it does by itself. */
+sq_status sq_text_step(const sq_net *n, sq_work *w, sq_kv *const *kv, int64_t count,
+                       const int32_t *const p[3], float *h, sq_error *err);
 /* logits [count][vocab] of rows of h (final norm and head). */
 sq_status sq_logits(const sq_net *n, sq_work *w, const float *h, int64_t count, float *logits,
                     sq_error *err);

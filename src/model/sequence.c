@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "model/work.h"
 
 enum { DEFAULT_CHUNK = 512, LOGIT_ROWS = 64 };
 
@@ -189,24 +190,77 @@ fail:
     return st;
 }
 
+/* Logits of the rows of s[0]->h, each to its own sequence. */
+static sq_status step_logits(sq_seq *const *s, int64_t n, sq_error *err) {
+    const sq_net *net = s[0]->net;
+    sq_scratch *all = &s[0]->work->logits;
+    size_t vocab = (size_t)net->config.dims[SQ_D_VOCAB];
+    if (n == 1) {
+        return sq_logits(net, s[0]->work, s[0]->h, 1, s[0]->logits, err);
+    }
+    sq_status st = sq_scratch_need(all, (size_t)n * vocab, "logits", err);
+    st = st == SQ_OK ? sq_logits(net, s[0]->work, s[0]->h, n, all->data, err) : st;
+    for (int64_t i = 0; st == SQ_OK && i < n; i++) {
+        memcpy(s[i]->logits, all->data + (size_t)i * vocab, vocab * sizeof(float));
+    }
+    return st;
+}
+
+/* At most SQ_CHUNK sequences; what lies behind `before` is the caller's to forget on an error. */
+static sq_status step(sq_seq *const *s, const int32_t *ids, int64_t n, sq_error *err) {
+    int32_t p[3][SQ_CHUNK];
+    const int32_t *const pos[3] = {p[0], p[1], p[2]};
+    sq_kv *kv[SQ_CHUNK];
+    sq_status st;
+    SQ_TRY(need_rows(s[0], n, err));
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at = s[i]->kv.tokens;
+        SQ_TRY(check_room(s[i], 1, err));
+        SQ_TRY(sq_positions_text(&s[i]->positions, 1, err));
+        for (int axis = 0; axis < 3; axis++) {
+            p[axis][i] = s[i]->positions.p[axis][at];
+        }
+        kv[i] = &s[i]->kv;
+    }
+    sq_embed(s[0]->net, ids, n, s[0]->h);
+    SQ_TRY(sq_text_step(s[0]->net, s[0]->work, kv, n, pos, s[0]->h, err));
+    SQ_TRY(step_logits(s, n, err));
+    for (int64_t i = 0; i < n; i++) {
+        SQ_TRY(remember(s[i], ids + i, 1, err));
+        if (s[i]->kv.tokens % DEFAULT_CHUNK == 0) {
+            release_embeddings(s[i]->net);
+        }
+    }
+fail:
+    return st;
+}
+
+sq_status sq_seq_push_each(sq_seq *const *s, const int32_t *ids, int64_t n, sq_error *err) {
+    sq_status st = SQ_OK;
+    int64_t *before = sq_alloc((size_t)n, sizeof *before, "sequences", err);
+    for (int64_t i = 0; before != NULL && i < n; i++) {
+        before[i] = s[i]->kv.tokens;
+        if (s[i]->net != s[0]->net) {
+            st = sq_fail(err, SQ_EARG, "sequences of different models in one step");
+        }
+    }
+    st = before == NULL ? SQ_ENOMEM : st;
+    for (int64_t i = 0; st == SQ_OK && i < n; i += SQ_CHUNK) {
+        st = step(s + i, ids + i, n - i < SQ_CHUNK ? n - i : SQ_CHUNK, err);
+    }
+    for (int64_t i = 0; before != NULL && st != SQ_OK && i < n; i++) {
+        sq_seq_truncate(s[i], before[i]);
+    }
+    sq_free(before);
+    return st;
+}
+
 sq_status sq_seq_push(sq_seq *s, int32_t id, sq_error *err) {
     int64_t before = s->kv.tokens;
-    sq_status st;
-    SQ_TRY(check_room(s, 1, err));
-    SQ_TRY(need_rows(s, 1, err));
-    SQ_TRY(sq_positions_text(&s->positions, 1, err));
-    const int32_t *pos[3] = {s->positions.p[0] + before, s->positions.p[1] + before,
-                             s->positions.p[2] + before};
-    sq_embed(s->net, &id, 1, s->h);
-    SQ_TRY(sq_text_forward(s->net, s->work, &s->kv, pos, s->h, 1, err));
-    SQ_TRY(sq_logits(s->net, s->work, s->h, 1, s->logits, err));
-    SQ_TRY(remember(s, &id, 1, err));
-    if (s->kv.tokens % DEFAULT_CHUNK == 0) {
-        release_embeddings(s->net);
+    sq_status st = step(&s, &id, 1, err);
+    if (st != SQ_OK) {
+        sq_seq_truncate(s, before);
     }
-    return SQ_OK;
-fail:
-    sq_seq_truncate(s, before);
     return st;
 }
 

@@ -33,6 +33,10 @@ sq_status sq_seq_feed(sq_seq *s, const sq_prompt *prompt, int64_t from, int64_t 
                       sq_logits_fn each, void *user, sq_error *err);
 /* Feeds one generated text token. */
 sq_status sq_seq_push(sq_seq *s, int32_t id, sq_error *err);
+/* One token to each of n sequences of one net, in one pass over the weights: the logits of each are
+ * those that it gets by itself. An error, a limit that one of them has reached for example, leaves
+ * all as they were. */
+sq_status sq_seq_push_each(sq_seq *const *s, const int32_t *ids, int64_t n, sq_error *err);
 /* Forgets tokens from n on. */
 void sq_seq_truncate(sq_seq *s, int64_t n);
 int32_t sq_argmax(const float *x,

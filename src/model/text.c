@@ -176,12 +176,42 @@ fail:
     return st;
 }
 
-static sq_status layer_chunk(const sq_net *n, sq_work *w, const sq_block *b, sq_kv *kv,
-                             int64_t kv_layer, const float *cos_rows, const float *sin_rows,
-                             float *h, int64_t at, int64_t rows, const sq_tap_sink *sink,
-                             sq_error *err) {
+/* Rows of one or several timelines: of each so many, one timeline's behind the other's. */
+typedef struct lines {
+    sq_kv *const *kv;
+    int64_t n, rows, after; /* `after` tokens behind those that count in the caches */
+    int64_t layer;          /* of the caches */
+    const float *cos, *sin; /* of all rows */
+} lines;
+
+/* Keys and values go into each timeline's cache; each sees its own. */
+static void attend_lines(const sq_net *n, sq_work *w, const lines *t, int bf16) {
     const int64_t *d = n->config.dims;
-    int64_t hid = d[SQ_D_HIDDEN], ld = d[SQ_D_Q] + 2 * d[SQ_D_KV];
+    int64_t ld = d[SQ_D_Q] + 2 * d[SQ_D_KV], half = n->config.head_dim / 2;
+    for (int64_t i = 0; i < t->n; i++) {
+        int64_t first = i * t->rows, at = t->kv[i]->tokens + t->after;
+        float *qkv = w->qkv.data + first * ld;
+        const float *cos = t->cos + first * half, *sin = t->sin + first * half;
+        store_kv(n, t->kv[i], t->layer, qkv, ld, cos, sin, at, t->rows);
+        sq_attend_cached(&(sq_cached){.kv = t->kv[i],
+                                      .layer = t->layer,
+                                      .heads = n->config.heads,
+                                      .at = at,
+                                      .rows = t->rows,
+                                      .qkv = qkv,
+                                      .ld = ld,
+                                      .cos = cos,
+                                      .sin = sin,
+                                      .bf16 = bf16,
+                                      .out = w->att.data + first * d[SQ_D_Q]},
+                         w->scores.data);
+    }
+}
+
+static sq_status layer_chunk(const sq_net *n, sq_work *w, const sq_block *b, const lines *t,
+                             float *h, const sq_tap_sink *sink, sq_error *err) {
+    const int64_t *d = n->config.dims;
+    int64_t hid = d[SQ_D_HIDDEN], ld = d[SQ_D_Q] + 2 * d[SQ_D_KV], rows = t->n * t->rows;
     const sq_linear *o = &b->linears[SQ_L_O];
     sq_status st;
     norm_rows(w->x.data, h, b->norms[0].weight, n->config.rms_eps, rows, hid);
@@ -190,19 +220,7 @@ static sq_status layer_chunk(const sq_net *n, sq_work *w, const sq_block *b, sq_
     sq_linears_rows(
         (const sq_linear *[]){&b->linears[SQ_L_Q], &b->linears[SQ_L_K], &b->linears[SQ_L_V]}, 3,
         w->x.data, hid, rows, (float *[]){q, k, v}, (int64_t[]){ld, ld, ld});
-    store_kv(n, kv, kv_layer, w->qkv.data, ld, cos_rows, sin_rows, at, rows);
-    sq_attend_cached(&(sq_cached){.kv = kv,
-                                  .layer = kv_layer,
-                                  .heads = n->config.heads,
-                                  .at = at,
-                                  .rows = rows,
-                                  .qkv = w->qkv.data,
-                                  .ld = ld,
-                                  .cos = cos_rows,
-                                  .sin = sin_rows,
-                                  .bf16 = o->bf16,
-                                  .out = w->att.data},
-                     w->scores.data);
+    attend_lines(n, w, t, o->bf16);
     SQ_TRY(sq_enter_linears(o, sink, w->att.data, d[SQ_D_Q], rows, d[SQ_D_Q], err));
     sq_linear_rows(o, w->att.data, d[SQ_D_Q], rows, w->x.data, hid);
     add_rows(h, w->x.data, rows * hid);
@@ -217,24 +235,59 @@ sq_status sq_text_layer(const sq_net *n, sq_work *w, int layer, sq_kv *kv, int64
     int64_t half = n->config.head_dim / 2, hid = n->config.dims[SQ_D_HIDDEN];
     sq_status st = reserve_scratch(w, kv->tokens + count, count < SQ_CHUNK ? count : SQ_CHUNK, err);
     for (int64_t i = 0; st == SQ_OK && i < count; i += SQ_CHUNK) {
-        int64_t rows = count - i < SQ_CHUNK ? count - i : SQ_CHUNK;
-        st = layer_chunk(n, w, &n->layers[layer], kv, kv_layer, cos_rows + i * half,
-                         sin_rows + i * half, h + i * hid, kv->tokens + i, rows, sink, err);
+        lines t = {.kv = &kv,
+                   .n = 1,
+                   .rows = count - i < SQ_CHUNK ? count - i : SQ_CHUNK,
+                   .after = i,
+                   .layer = kv_layer,
+                   .cos = cos_rows + i * half,
+                   .sin = sin_rows + i * half};
+        st = layer_chunk(n, w, &n->layers[layer], &t, h + i * hid, sink, err);
     }
     return st;
 }
 
-sq_status sq_text_forward(const sq_net *n, sq_work *w, sq_kv *kv, const int32_t *const p[3],
-                          float *h, int64_t count, sq_error *err) {
+static sq_status rotary_rows(const sq_net *n, sq_work *w, const int32_t *const p[3], int64_t count,
+                             sq_error *err) {
     size_t half = (size_t)n->config.head_dim / 2;
     sq_status st;
     SQ_TRY(sq_scratch_need(&w->cos, (size_t)count * half, "rotary tables", err));
     SQ_TRY(sq_scratch_need(&w->sin, (size_t)count * half, "rotary tables", err));
     sq_rope_rows(n, p, count, w->cos.data, w->sin.data);
+fail:
+    return st;
+}
+
+sq_status sq_text_forward(const sq_net *n, sq_work *w, sq_kv *kv, const int32_t *const p[3],
+                          float *h, int64_t count, sq_error *err) {
+    sq_status st;
+    SQ_TRY(rotary_rows(n, w, p, count, err));
     for (int l = 0; l < n->config.layers; l++) {
         SQ_TRY(sq_text_layer(n, w, l, kv, l, w->cos.data, w->sin.data, h, count, NULL, err));
     }
     kv->tokens += count;
+    return SQ_OK;
+fail:
+    return st;
+}
+
+sq_status sq_text_step(const sq_net *n, sq_work *w, sq_kv *const *kv, int64_t count,
+                       const int32_t *const p[3], float *h, sq_error *err) {
+    int64_t keys = 0;
+    sq_status st;
+    for (int64_t i = 0; i < count; i++) {
+        keys = kv[i]->tokens + 1 > keys ? kv[i]->tokens + 1 : keys;
+    }
+    SQ_TRY(rotary_rows(n, w, p, count, err));
+    SQ_TRY(reserve_scratch(w, keys, count, err));
+    for (int l = 0; l < n->config.layers; l++) {
+        lines t = {
+            .kv = kv, .n = count, .rows = 1, .layer = l, .cos = w->cos.data, .sin = w->sin.data};
+        SQ_TRY(layer_chunk(n, w, &n->layers[l], &t, h, NULL, err));
+    }
+    for (int64_t i = 0; i < count; i++) {
+        kv[i]->tokens++;
+    }
     return SQ_OK;
 fail:
     return st;
