@@ -18,6 +18,7 @@ typedef struct bench {
     uint64_t random;
     sq_pixels px;
     float *features;         /* [px.tokens][hidden] */
+    sq_work *work;           /* the tower's, kept from picture to picture as a conversation does */
     double *pre, *dec, *vis; /* seconds of each round */
     int64_t linear_bytes;    /* of the decoder's layers and the head */
     int64_t weight_bytes;    /* all linears and the head */
@@ -149,14 +150,9 @@ fail:
 }
 
 static sq_status vision_round(bench *b, double *seconds, sq_error *err) {
-    sq_work *w = NULL;
-    sq_status st;
-    SQ_TRY(sq_work_open(&w, b->engine->net, err));
     double t = sq_now();
-    SQ_TRY(sq_vision_forward(b->engine->net, w, &b->px, b->features, NULL, err));
+    sq_status st = sq_vision_forward(b->engine->net, b->work, &b->px, b->features, NULL, err);
     *seconds = sq_now() - t;
-fail:
-    sq_work_close(&w);
     return st;
 }
 
@@ -325,11 +321,13 @@ sq_status sq_bench(const char *model, const sq_bench_options *options, const sq_
     SQ_TRY(sq_net_each_linear(b.engine->net, count_bytes, &b, err));
     SQ_TRY(count_bytes(&b, &b.engine->net->head, err));
     if (b.o.width > 0) {
+        SQ_TRY(sq_work_open(&b.work, b.engine->net, err));
         SQ_TRY(make_picture(&b, err));
     }
     SQ_TRY(measure(&b, err));
     st = sq_report_text(describe(&b), report, SQ_OK, err);
 fail:
+    sq_work_close(&b.work);
     sq_pixels_free(&b.px);
     sq_free(b.features);
     sq_free(b.pre);
