@@ -4,7 +4,7 @@
  *   v_planes(low, high): VN whole numbers low + 256 high as floats; high NULL: low alone
  *   piece_sums(lanes, bits, columns, w, x, start, d): d[lane][row of the panel] = start[lane] + the
  *     sum of code * x over a piece's columns, from x[columns / 4][lanes][4] and the words of a
- *     panel,
+ *     panel; start is minus the middle of the codes times the sum of x,
  * then includes this. */
 
 static inline __attribute__((always_inline)) void tile(int rows, int planes, int bits,
@@ -24,7 +24,7 @@ static inline __attribute__((always_inline)) void tile(int rows, int planes, int
     for (int64_t p = 0; p < pieces; p++) {
         int32_t d[8][SQ_PANEL], start[8] = {0};
         for (int r = 0; r < rows; r++) {
-            start[r] = w->zeros == NULL ? -(1 << (bits - 1)) * x->sums[p * rows + r] : 0;
+            start[r] = -(1 << (bits - 1)) * x->sums[p * rows + r];
         }
         piece_sums(rows * planes, bits, stride, codes, in, start, d);
         codes += stride * SQ_PANEL * bits / 8;
@@ -32,7 +32,7 @@ static inline __attribute__((always_inline)) void tile(int rows, int planes, int
         int64_t at = (panel * sq_weight_groups(w) + p / split) * SQ_PANEL;
         for (int r = 0; w->zeros != NULL && r < rows; r++) {
             for (int c = 0; c < SQ_PANEL; c++) {
-                d[r][c] -= w->zeros[at + c] * x->sums[p * rows + r];
+                d[r][c] += ((1 << (bits - 1)) - w->zeros[at + c]) * x->sums[p * rows + r];
             }
         }
         for (int h = 0; h < PARTS; h++, at += VN) {
