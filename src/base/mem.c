@@ -98,13 +98,17 @@ static void *unkeep(int i) {
     return base;
 }
 
-/* The oldest go until at most n are left, and what is used and kept is less than was ever used at
- * once: not all of that was written to, while kept blocks were. */
-static void trim(int n) {
+static void drop_oldest(void) {
+    size_t size = kept.size[0];
+    munmap(unkeep(0), size);
+}
+
+/* The oldest go until what is used and kept is less than was ever used at once: not all of that was
+ * written to, while kept blocks were. */
+static void trim(void) {
     size_t peak = atomic_load(&mem_peak), most = peak - peak / 16;
-    while (kept.n > n || (kept.n > 0 && atomic_load(&mem_used) + kept.bytes > most)) {
-        size_t size = kept.size[0];
-        munmap(unkeep(0), size);
+    while (kept.n > 0 && atomic_load(&mem_used) + kept.bytes > most) {
+        drop_oldest();
     }
 }
 
@@ -123,7 +127,7 @@ static void *reuse(size_t *size) {
         *size = kept.size[best];
         base = unkeep(best);
     }
-    trim(KEPT);
+    trim();
     pthread_mutex_unlock(&kept.lock);
     return base;
 }
@@ -133,11 +137,12 @@ static void give_back(void *base, size_t size) {
     if (kept.users == 0 || size < WORTH_KEEPING) {
         munmap(base, size);
     } else {
-        trim(KEPT - 1);
-        kept.base[kept.n] = base;
+        if (kept.n == KEPT) {
+            drop_oldest();
+        }
+        kept.base[kept.n] = base; /* no more than it was: others go when new ones are mapped */
         kept.size[kept.n++] = size;
         kept.bytes += size;
-        trim(KEPT);
     }
     pthread_mutex_unlock(&kept.lock);
 }
@@ -145,8 +150,8 @@ static void give_back(void *base, size_t size) {
 void sq_memory_reuse(int on) {
     pthread_mutex_lock(&kept.lock);
     kept.users += on ? 1 : -1;
-    if (kept.users == 0) {
-        trim(0);
+    while (kept.users == 0 && kept.n > 0) {
+        drop_oldest();
     }
     pthread_mutex_unlock(&kept.lock);
 }
