@@ -17,7 +17,8 @@ Every folder, theirs too, goes through `squint eval --against MODEL --text EVAL`
 computes one of llm-compressor's folders with transformers in float32 as well and says how far the judges are apart.
 
 llm-compressor's folders, times and figures stay in the folder of --reuse (default: a temporary one) and are computed
-once for the same model, texts and group. Squint calibrates once and quantizes with --stats; its seconds are both together,
+once for the same model, texts and group; not those that --methods leaves out (its names are the same; of both after another,
+awq-gptq-asym), nor any with --only squint. Squint calibrates once and quantizes with --stats; its seconds are both together,
 and the peak is the larger. --whole runs every method as one command, from the text."""
 import argparse
 import json
@@ -70,6 +71,8 @@ def peers(args, work, ids):
         folder, kept = work / f"lc-{method}-g{args.group}", work / f"lc-{method}-g{args.group}.json"
         old = json.loads(kept.read_text()) if kept.exists() else {}
         if old.get("key") != key:
+            if args.only == "squint" or (args.methods and method not in args.methods.split(",")):
+                continue
             seconds, peak = measure.llmcompressor(args.peer, args.model, work / "ids.json", method, args.group, folder)
             same_tokenizer(args.model, folder)
             old = {"key": key, "seconds": seconds, "peak": peak}
