@@ -91,7 +91,8 @@ static void as_by_itself(const char *name, int64_t n, double limit) {
 }
 
 static void each_as_by_itself(void **state) {
-    static const char *const models[] = {"qwen2-text-f32", "qwen2vl-nested-f32", "smollm2-like-bf16"};
+    static const char *const models[] = {"qwen2-text-f32", "qwen2vl-nested-f32",
+                                         "smollm2-like-bf16"};
     (void)state;
     for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
         as_by_itself(models[m], 1, 0);
