@@ -63,16 +63,18 @@ static inline __m512i four(const int8_t *p) {
     }
 
 static inline __m512 scales_at(const sq_weight *w, int64_t at) {
-    const __m256i *half = (const __m256i *)(const void *)(w->half + at);
-    return w->half == NULL ? _mm512_loadu_ps(w->scales + at)
-                           : _mm512_cvtph_ps(_mm256_loadu_si256(half));
+    if (w->half == NULL) {
+        return _mm512_loadu_ps(w->scales + at);
+    }
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(w->half + at)));
 }
 
 static inline __m512i minus_zeros_at(const sq_weight *w, int bits, int64_t at) {
-    const __m128i *z = (const __m128i *)(const void *)(w->zeros + at);
-    return w->zeros == NULL
-               ? _mm512_set1_epi32(-(1 << (bits - 1)))
-               : _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_cvtepu8_epi32(_mm_loadu_si128(z)));
+    if (w->zeros == NULL) {
+        return _mm512_set1_epi32(-(1 << (bits - 1)));
+    }
+    __m128i z = _mm_loadu_si128((const __m128i *)(const void *)(w->zeros + at));
+    return _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_cvtepu8_epi32(z));
 }
 
 /* What the zero points take from a row's sum of codes. */
@@ -161,12 +163,12 @@ static inline __attribute__((always_inline)) void tile(int rows, int planes, int
         }
     }
     int64_t groups = sq_weight_groups(w), split = x->pieces / groups;
-    for (int64_t p = 0, g = 0, last = split; p < x->pieces; p++) {
-        g += p == last;
-        last += p == last ? split : 0;
-        piece(rows, planes, panels, bits, w, panel0, x, g, p, columns, codes, acc);
-        for (int j = 0; j < panels; j++) {
-            codes[j] += bytes;
+    for (int64_t g = 0, p = 0; g < groups; g++) {
+        for (int64_t end = p + split; p < end; p++) {
+            piece(rows, planes, panels, bits, w, panel0, x, g, p, columns, codes, acc);
+            for (int j = 0; j < panels; j++) {
+                codes[j] += bytes;
+            }
         }
     }
     for (int j = 0; j < panels; j++) {
