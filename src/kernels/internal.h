@@ -35,6 +35,7 @@ void sq_kernels_init_neon(sq_kernels *k);
 void sq_kernels_init_neon_dotprod(sq_kernels *k);
 /* The products with rounded inputs of these rows. */
 void sq_rounded_init_avx2(sq_kernels *k);
+void sq_rounded_init_avx2_many(sq_kernels *k);
 void sq_rounded_init_neon(sq_kernels *k);
 /* Attention over the KV cache: the C reference, and the integers of the AVX2 and VNNI rows. */
 void sq_kv_init_c(sq_kernels *k);
@@ -86,6 +87,12 @@ static inline const uint8_t *sq_weight_panel(const sq_weight *w, int64_t panel) 
 }
 /* Codes -8..7 and -128..127 about it. */
 static inline int sq_weight_middle(const sq_weight *w) { return w->kind == SQ_W_Q4 ? 8 : 128; }
+
+/* int_tiles: rows of a tile, panels at most; whether its inputs are 16-bit numbers. */
+enum { SQ_MANY_ROWS = 4, SQ_MANY_PANELS = 3 };
+static inline int sq_many_words(const sq_weight *w, int planes) {
+    return planes == 2 || w->kind == SQ_W_Q8;
+}
 
 /* Weight [row][c] as f32. */
 float sq_weight_at(const sq_weight *w, int64_t row, int64_t c);

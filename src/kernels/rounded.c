@@ -7,8 +7,9 @@
 #include "kernels/internal.h"
 
 enum {
-    BLOCK_ROWS = 256,   /* rows of inputs held as integers at once */
-    TASK_PANELS = 3,    /* panels of one task */
+    BLOCK_ROWS = 256, /* rows of inputs held as integers at once */
+    TASK_PANELS = SQ_MANY_PANELS,
+    MANY = 8,           /* rows more than these take int_tiles, where the CPU's table has it */
     FEW_WORK = 1 << 18, /* products below this are not worth waking threads */
 };
 
@@ -88,15 +89,21 @@ typedef struct block {
     sq_rounded *tiles;
     float *zeros; /* [rows] scale * zero point, of rows rounded to 8 bits */
     int64_t rows, columns, pieces;
+    int many, words; /* for int_tiles; its inputs are 16-bit numbers */
 } block;
 
 static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) {
     int planes = how == SQ_ROUND_16 ? 2 : 1, zeros = how == SQ_ROUND_8;
-    int lanes = rows >= 8 / planes ? 8 / planes : rows > 2 ? 4 : (int)rows;
+    int many = rows > MANY && sq_kernels_get()->int_tiles != NULL;
+    int words = many && sq_many_words(w, planes), bytes = words ? 2 : planes; /* of an input */
+    int lanes = many ? SQ_MANY_ROWS : rows >= 8 / planes ? 8 / planes : rows > 2 ? 4 : (int)rows;
     int64_t tiles = sq_ceil_div(rows, lanes), all = tiles * lanes;
-    *b = (block){
-        .rows = rows, .columns = sq_weight_columns(w), .pieces = sq_scale_pieces(w, planes)};
-    size_t codes = (size_t)(all * planes * b->columns), numbers = (size_t)(all * b->pieces);
+    *b = (block){.rows = rows,
+                 .columns = sq_weight_columns(w),
+                 .pieces = sq_scale_pieces(w, planes),
+                 .many = many,
+                 .words = words};
+    size_t codes = (size_t)(all * bytes * b->columns), numbers = (size_t)(all * b->pieces);
     size_t head = (size_t)sq_round_up(tiles * (int64_t)sizeof(sq_rounded), 64);
     char *p = (char *)sq_thread_scratch(2, (head + codes) / sizeof(float) + 3 * numbers +
                                                (size_t)all + 1);
@@ -107,7 +114,7 @@ static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) 
     int8_t *q = (int8_t *)p + head;
     float *f = (float *)(void *)(q + codes); /* columns are whole words */
     b->zeros = f + 3 * numbers;
-    for (int64_t t = 0; t < tiles; t++, q += lanes * planes * b->columns) {
+    for (int64_t t = 0; t < tiles; t++, q += lanes * bytes * b->columns) {
         float *own = f + 3 * t * lanes * b->pieces;
         b->tiles[t] = (sq_rounded){.rows = lanes,
                                    .planes = planes,
@@ -155,12 +162,37 @@ static int32_t codes_sum(const int8_t *codes, int planes, int64_t stride) {
     return low + 256 * high;
 }
 
-/* Row `at` of the block. Tiles interleave their rows four columns at a time. */
+/* A piece's codes into row `row` of a tile, which interleaves its rows: four columns at a time, or
+ * two as 16-bit numbers. */
+static void lay_row(const sq_rounded *t, int words, int row, int64_t p, int64_t stride,
+                    const int8_t *codes) {
+    int lanes = t->rows * t->planes;
+    if (words) {
+        int8_t *to = t->codes + (p * stride * t->rows + (int64_t)row * 2) * 2;
+        int16_t both[SQ_PIECE];
+        for (int64_t c = 0; c < stride; c++) {
+            both[c] = (int16_t)(codes[c] + (t->planes == 2 ? 256 * codes[stride + c] : 0));
+        }
+        for (int64_t c = 0; c < stride; c += 2) {
+            memcpy(to + 2 * c * t->rows, both + c, 4);
+        }
+        return;
+    }
+    for (int plane = 0; plane < t->planes; plane++) {
+        const int8_t *q = codes + plane * stride;
+        int8_t *to = t->codes + (p * stride * lanes + (int64_t)(plane * t->rows + row) * 4);
+        for (int64_t c = 0; c < stride; c += 4) {
+            memcpy(to + c * lanes, q + c, 4);
+        }
+    }
+}
+
+/* Row `at` of the block. */
 static void round_row(const block *b, const sq_weight *w, sq_rounding how, const float *x,
                       int64_t at) {
     const sq_kernels *kn = sq_kernels_get();
     const sq_rounded *t = &b->tiles[at / b->tiles->rows];
-    int row = (int)(at % t->rows), lanes = t->rows * t->planes;
+    int row = (int)(at % t->rows);
     int64_t stride = sq_weight_stride(w);
     float scale = 0, zero = 0;
     if (how != SQ_ROUND_16) {
@@ -188,13 +220,7 @@ static void round_row(const block *b, const sq_weight *w, sq_rounding how, const
         t->sums[i] += codes_sum(codes, t->planes, stride);
         t->worth[i] = (t->planes == 1 ? 1.0f : own) * (float)t->sums[i];
         t->scales[t->planes == 1 ? row : i] = own;
-        for (int plane = 0; plane < t->planes; plane++) {
-            const int8_t *q = codes + plane * stride;
-            int8_t *lane = t->codes + (p * stride * lanes + (int64_t)(plane * t->rows + row) * 4);
-            for (int64_t c = 0; c < stride; c += 4) {
-                memcpy(lane + c * lanes, q + c, 4);
-            }
-        }
+        lay_row(t, b->words, row, p, stride, codes);
     }
 }
 
@@ -203,7 +229,7 @@ static void clear_rest(const block *b, int64_t tiles) {
     const sq_rounded *t = &b->tiles[tiles - 1];
     if (b->rows % t->rows != 0) {
         size_t numbers = (size_t)(t->rows * b->pieces);
-        memset(t->codes, 0, (size_t)(t->rows * t->planes * b->columns));
+        memset(t->codes, 0, (size_t)(t->rows * (b->words ? 2 : t->planes) * b->columns));
         memset(t->scales, 0, 3 * numbers * sizeof(float));
         memset(b->zeros + (tiles - 1) * t->rows, 0, (size_t)t->rows * sizeof *b->zeros);
     }
@@ -215,6 +241,10 @@ static void panel_products(const sq_product *q, const block *b, int64_t panel0, 
     const sq_kernels *kn = sq_kernels_get();
     const sq_weight *w = q->w;
     int lanes = b->tiles->rows;
+    if (b->many) {
+        kn->int_tiles(w, panel0, panels, b->tiles, b->rows, q->bias, y, q->ldy);
+        return;
+    }
     int64_t lo = panel0 * SQ_PANEL,
             hi = lo + panels * SQ_PANEL < w->n ? lo + panels * SQ_PANEL : w->n;
     for (int64_t r = 0; r < b->rows; r += lanes) {
@@ -240,8 +270,8 @@ static int of_integers(const sq_weight *w) { return w->kind == SQ_W_Q4 || w->kin
 
 /* Whether inputs rounded for one serve the other. */
 static int same_order(const sq_weight *a, const sq_weight *b) {
-    return a->k == b->k && a->k_padded == b->k_padded && a->group == b->group &&
-           a->order == b->order;
+    return a->kind == b->kind && a->k == b->k && a->k_padded == b->k_padded &&
+           a->group == b->group && a->order == b->order;
 }
 
 /* Rows [at, at + rows) of products whose inputs are rounded alike. */

@@ -73,4 +73,7 @@ static inline __attribute__((always_inline)) void piece_sums(int lanes, int bits
 
 #include "kernels/rounded_body.h"
 
-void sq_kernels_init_avx2_vnni(sq_kernels *k) { k->int_tile = int_tile; }
+void sq_kernels_init_avx2_vnni(sq_kernels *k) {
+    k->int_tile = int_tile;
+    k->int_tiles = NULL;
+}
