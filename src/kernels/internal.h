@@ -35,7 +35,7 @@ void sq_kernels_init_neon(sq_kernels *k);
 void sq_kernels_init_neon_dotprod(sq_kernels *k);
 /* The products with rounded inputs of these rows. */
 void sq_rounded_init_avx2(sq_kernels *k);
-void sq_rounded_init_avx2_many(sq_kernels *k);
+void sq_rounded_init_avx2_tiles(sq_kernels *k);
 void sq_rounded_init_neon(sq_kernels *k);
 /* Attention over the KV cache: the C reference, and the integers of the AVX2 and VNNI rows. */
 void sq_kv_init_c(sq_kernels *k);
@@ -77,7 +77,7 @@ static inline int64_t sq_piece_columns(const sq_weight *w, int64_t p) {
 /* Scales of a row's inputs: where a row has one alone, all pieces of a group are summed as
  * integers, as far as 32 bits hold the sum. */
 static inline int64_t sq_scale_pieces(const sq_weight *w, int planes) {
-    return planes == 1 && w->group <= 1 << 15 ? sq_weight_groups(w) : sq_weight_pieces(w);
+    return planes == 1 && w->group < 1 << 15 ? sq_weight_groups(w) : sq_weight_pieces(w);
 }
 static inline int64_t sq_panel_bytes(const sq_weight *w) {
     return sq_weight_columns(w) * SQ_PANEL / (w->kind == SQ_W_Q4 ? 2 : 1);
@@ -88,9 +88,10 @@ static inline const uint8_t *sq_weight_panel(const sq_weight *w, int64_t panel) 
 /* Codes -8..7 and -128..127 about it. */
 static inline int sq_weight_middle(const sq_weight *w) { return w->kind == SQ_W_Q4 ? 8 : 128; }
 
-/* int_tiles: rows of a tile, panels at most; whether its inputs are 16-bit numbers. */
-enum { SQ_MANY_ROWS = 4, SQ_MANY_PANELS = 3 };
-static inline int sq_many_words(const sq_weight *w, int planes) {
+/* int_tiles: rows of a tile, unless one row is all there is; panels at most; whether inputs are
+ * 16-bit numbers. */
+enum { SQ_TILE_ROWS = 4, SQ_TILE_PANELS = 3 };
+static inline int sq_tile_words(const sq_weight *w, int planes) {
     return planes == 2 || w->kind == SQ_W_Q8;
 }
 

@@ -13,6 +13,6 @@ void sq_kernels_init_avx2(sq_kernels *k) {
     fill_table(k);
     fill_kv(k);
     sq_rounded_init_avx2(k);
-    sq_rounded_init_avx2_many(k);
+    sq_rounded_init_avx2_tiles(k);
     sq_kv_init_avx2(k);
 }

@@ -8,8 +8,7 @@
 
 enum {
     BLOCK_ROWS = 256, /* rows of inputs held as integers at once */
-    TASK_PANELS = SQ_MANY_PANELS,
-    MANY = 8,           /* rows more than these take int_tiles, where the CPU's table has it */
+    TASK_PANELS = SQ_TILE_PANELS,
     FEW_WORK = 1 << 18, /* products below this are not worth waking threads */
 };
 
@@ -89,19 +88,20 @@ typedef struct block {
     sq_rounded *tiles;
     float *zeros; /* [rows] scale * zero point, of rows rounded to 8 bits */
     int64_t rows, columns, pieces;
-    int many, words; /* for int_tiles; its inputs are 16-bit numbers */
+    int at_once, words; /* int_tiles takes it all; of it, inputs are 16-bit numbers */
 } block;
 
 static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) {
     int planes = how == SQ_ROUND_16 ? 2 : 1, zeros = how == SQ_ROUND_8;
-    int many = rows > MANY && sq_kernels_get()->int_tiles != NULL;
-    int words = many && sq_many_words(w, planes), bytes = words ? 2 : planes; /* of an input */
-    int lanes = many ? SQ_MANY_ROWS : rows >= 8 / planes ? 8 / planes : rows > 2 ? 4 : (int)rows;
+    int at_once = sq_kernels_get()->int_tiles != NULL;
+    int words = at_once && sq_tile_words(w, planes), bytes = words ? 2 : planes; /* of an input */
+    int most = at_once ? SQ_TILE_ROWS : 8 / planes;
+    int lanes = rows >= most ? most : rows == 1 ? 1 : at_once || rows > 2 ? 4 : 2;
     int64_t tiles = sq_ceil_div(rows, lanes), all = tiles * lanes;
     *b = (block){.rows = rows,
                  .columns = sq_weight_columns(w),
                  .pieces = sq_scale_pieces(w, planes),
-                 .many = many,
+                 .at_once = at_once,
                  .words = words};
     size_t codes = (size_t)(all * bytes * b->columns), numbers = (size_t)(all * b->pieces);
     size_t head = (size_t)sq_round_up(tiles * (int64_t)sizeof(sq_rounded), 64);
@@ -163,7 +163,7 @@ static int32_t codes_sum(const int8_t *codes, int planes, int64_t stride) {
 }
 
 /* A piece's codes into row `row` of a tile, which interleaves its rows: four columns at a time, or
- * two as 16-bit numbers. */
+ * two of them as 16-bit numbers. */
 static void lay_row(const sq_rounded *t, int words, int row, int64_t p, int64_t stride,
                     const int8_t *codes) {
     int lanes = t->rows * t->planes;
@@ -173,8 +173,9 @@ static void lay_row(const sq_rounded *t, int words, int row, int64_t p, int64_t 
         for (int64_t c = 0; c < stride; c++) {
             both[c] = (int16_t)(codes[c] + (t->planes == 2 ? 256 * codes[stride + c] : 0));
         }
-        for (int64_t c = 0; c < stride; c += 2) {
-            memcpy(to + 2 * c * t->rows, both + c, 4);
+        for (int64_t c = 0; c < stride; c += 4, to += 8 * t->rows) {
+            memcpy(to, (int16_t[]){both[c], both[c + 2]}, 4);
+            memcpy(to + 4 * t->rows, (int16_t[]){both[c + 1], both[c + 3]}, 4);
         }
         return;
     }
@@ -241,7 +242,7 @@ static void panel_products(const sq_product *q, const block *b, int64_t panel0, 
     const sq_kernels *kn = sq_kernels_get();
     const sq_weight *w = q->w;
     int lanes = b->tiles->rows;
-    if (b->many) {
+    if (b->at_once) {
         kn->int_tiles(w, panel0, panels, b->tiles, b->rows, q->bias, y, q->ldy);
         return;
     }
