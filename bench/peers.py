@@ -149,6 +149,9 @@ def main():
         for i in range(args.rounds):
             for name, command in runs.items():
                 results[name].append(json.loads(measure.output(*command).strip().splitlines()[-1]))
+                got = results[name][-1]
+                print(f"  {name}: " + ", ".join(f"{title} {got[key]:.{digits}f}" for key, (title, digits) in COLUMNS.items()
+                                                if got.get(key)), flush=True)
             devices.append(json.loads(measure.output(args.squint, "devices", "--json", "--threads", args.threads)))
             print(f"round {i + 1} of {args.rounds}: {measure.machine()}", flush=True)
         table(results, devices)
