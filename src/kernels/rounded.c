@@ -292,7 +292,7 @@ static void block_products(const sq_product *q, int count, sq_rounding how, cons
         work += q[i].w->n * q[i].w->k * rows;
     }
     /* A few rows wait for memory: each thread reads one long run. Many rows are work to balance. */
-    int64_t chunk = rows > 8 ? 4 : sq_ceil_div(tasks[count], sq_threads());
+    int64_t chunk = rows > 8 ? 1 : sq_ceil_div(tasks[count], sq_threads());
 #pragma omp parallel num_threads(sq_threads()) if (work > FEW_WORK)
     {
 #pragma omp for schedule(static)

@@ -87,30 +87,29 @@ typedef struct product {
 
 /* What eight rows' sums start from: what the zero points take, or what went before. Minus a sum of
  * inputs (below 2^22) as a pair is multiplied by (z, 128 z). */
-static inline __attribute__((always_inline)) __m256i begin(const product *q, int row, int h,
-                                                           int first) {
+static inline __attribute__((always_inline)) __m256i begin(product q, int row, int h, int first) {
     if (!first) {
-        return load(q->sums[row] + h);
+        return load(q.sums[row] + h);
     }
-    int32_t s = -q->x->sums[q->p * q->x->rows + row];
+    int32_t s = -q.x->sums[q.p * q.x->rows + row];
     s = (int32_t)((uint32_t)(s >> 7) << 16 | (uint32_t)(s & 127));
-    return _mm256_madd_epi16(load(q->w->zeros + h), _mm256_set1_epi32(s));
+    return _mm256_madd_epi16(load(q.w->zeros + h), _mm256_set1_epi32(s));
 }
 
 /* Sums of eight rows of the matrix, of which the piece is complete or not. */
-static inline __attribute__((always_inline)) void keep(const product *q, int row, int h, int last,
+static inline __attribute__((always_inline)) void keep(product q, int row, int h, int last,
                                                        int planes, __m256i sum) {
     if (!last) {
-        store(q->sums[row] + h, sum);
+        store(q.sums[row] + h, sum);
         return;
     }
-    const sq_rounded *x = q->x;
-    float *y = q->y[row] + h;
+    const sq_rounded *x = q.x;
+    float *y = q.y[row] + h;
     V f = _mm256_cvtepi32_ps(sum);
-    f = planes == 2 ? v_mul(v_set1(x->scales[q->p * x->rows + row]), f) : f;
-    V acc = v_fma(v_load(q->w->scales + h), f, v_load(y));
-    if (q->w->offsets != NULL) {
-        acc = v_fma(v_load(q->w->offsets + h), v_set1(x->worth[q->p * x->rows + row]), acc);
+    f = planes == 2 ? v_mul(v_set1(x->scales[q.p * x->rows + row]), f) : f;
+    V acc = v_fma(v_load(q.w->scales + h), f, v_load(y));
+    if (q.w->offsets != NULL) {
+        acc = v_fma(v_load(q.w->offsets + h), v_set1(x->worth[q.p * x->rows + row]), acc);
     }
     v_store(y, acc);
 }
@@ -134,12 +133,12 @@ static inline __attribute__((always_inline)) void keep(const product *q, int row
     keep(q, i, 8, last, planes, b##i);
 
 /* Of x[steps][row][2 words]. */
-static inline __attribute__((always_inline)) void words(const product *q, int first, int last,
+static inline __attribute__((always_inline)) void words(product q, int first, int last,
                                                         int planes) {
-    const uint8_t *w = q->w->codes;
-    const int8_t *x = q->codes;
+    const uint8_t *w = q.w->codes;
+    const int8_t *x = q.codes;
     EACH_ROW(BEGIN)
-    for (int64_t k = q->steps; k > 0; k--, w += STEP, x += 4 * ROWS) {
+    for (int64_t k = q.steps; k > 0; k--, w += STEP, x += 4 * ROWS) {
         const __m256i c = load(w), e = load(w + 32);
         EACH_ROW(ADD_WORDS)
     }
@@ -168,9 +167,8 @@ static inline __attribute__((always_inline)) void words(const product *q, int fi
     }
 
 /* Of x[steps][row][4 bytes], up to eight steps. */
-static inline __attribute__((always_inline)) void eight_steps(const product *q, int64_t steps,
-                                                              const uint8_t *w, const int8_t *x,
-                                                              int first, int last) {
+static inline __attribute__((always_inline)) void
+eight_steps(product q, int64_t steps, const uint8_t *w, const int8_t *x, int first, int last) {
     enum { planes = 1 };
     const __m256i one = _mm256_set1_epi16(1);
     __m256i c = load(w), e = load(w + 32);
@@ -191,28 +189,28 @@ static void tile_bytes(const product *q) {
     int64_t left = q->steps;
     int first = q->first;
     for (; left > 8; left -= 8, w += 8 * STEP, x += 32 * ROWS, first = 0) {
-        eight_steps(q, 8, w, x, first, 0);
+        eight_steps(*q, 8, w, x, first, 0);
     }
     if (left == 8 && q->last) {
-        eight_steps(q, 8, w, x, first, 1);
+        eight_steps(*q, 8, w, x, first, 1);
     } else {
-        eight_steps(q, left, w, x, first, q->last);
+        eight_steps(*q, left, w, x, first, q->last);
     }
 }
 
 static void tile_words(const product *q) {
     if (q->first && q->last && q->x->planes == 2) {
-        words(q, 1, 1, 2);
+        words(*q, 1, 1, 2);
     } else {
-        words(q, q->first, q->last, q->x->planes);
+        words(*q, q->first, q->last, q->x->planes);
     }
 }
 
 /* One row of 16-bit numbers, from packed codes: a word of a panel is eight columns or four. */
-static inline __attribute__((always_inline)) void row_words(const product *q, int bits, int planes,
+static inline __attribute__((always_inline)) void row_words(product q, int bits, int planes,
                                                             const uint8_t *w) {
-    const int first = q->first, last = q->last;
-    const int8_t *x = q->codes, *end = x + 4 * q->steps;
+    const int first = q.first, last = q.last;
+    const int8_t *x = q.codes, *end = x + 4 * q.steps;
     BEGIN(0)
     for (; x < end; x += 4 * (16 / bits), w += STEP) {
         const __m256i c = load(w), e = load(w + 32);
@@ -229,13 +227,13 @@ static inline __attribute__((always_inline)) void row_words(const product *q, in
 }
 
 /* One row of bytes times 4-bit codes. */
-static inline __attribute__((always_inline)) void row_bytes(const product *q, const uint8_t *w) {
+static inline __attribute__((always_inline)) void row_bytes(product q, const uint8_t *w) {
     enum { planes = 1, WORDS = 4 }; /* whose sums fit 16 bits */
     const __m256i one = _mm256_set1_epi16(1);
-    const int first = q->first, last = q->last;
-    const int8_t *x = q->codes;
+    const int first = q.first, last = q.last;
+    const int8_t *x = q.codes;
     BEGIN(0)
-    for (int64_t left = q->steps / 2; left > 0; left -= WORDS) {
+    for (int64_t left = q.steps / 2; left > 0; left -= WORDS) {
         __m256i s = _mm256_setzero_si256(), t = s;
         for (int64_t i = left < WORDS ? left : WORDS; i > 0; i--, x += 8, w += STEP) {
             const __m256i c = load(w), e = load(w + 32), v = v_four(x), u = v_four(x + 4);
@@ -316,13 +314,13 @@ static void one_row(const task *t, const float *bias, float *y) {
             q.sums = sums;
             q.y = (float(*)[WIDE])(own[0] + j * SQ_PANEL);
             if (!t->words) {
-                row_bytes(&q, codes);
+                row_bytes(q, codes);
             } else if (t->bits == 4) {
-                row_words(&q, 4, 2, codes);
+                row_words(q, 4, 2, codes);
             } else if (planes == 2) {
-                row_words(&q, 8, 2, codes);
+                row_words(q, 8, 2, codes);
             } else {
-                row_words(&q, 8, 1, codes);
+                row_words(q, 8, 1, codes);
             }
         }
     }
