@@ -96,7 +96,7 @@ static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) 
     int at_once = sq_kernels_get()->int_tiles != NULL;
     int words = at_once && sq_tile_words(w, planes), bytes = words ? 2 : planes; /* of an input */
     int most = at_once ? SQ_TILE_ROWS : 8 / planes;
-    int lanes = rows >= most ? most : rows == 1 ? 1 : at_once || rows > 2 ? 4 : 2;
+    int lanes = rows >= most ? most : rows > 2 ? 4 : (int)rows;
     int64_t tiles = sq_ceil_div(rows, lanes), all = tiles * lanes;
     *b = (block){.rows = rows,
                  .columns = sq_weight_columns(w),

@@ -1,6 +1,6 @@
 /* Products with rounded inputs, AVX2. 4-bit codes times 8-bit inputs are bytes (maddubs: pairs at
  * most 3840, eight of them still 16 bits); all else are 16-bit numbers (madd: pairs in 32 bits,
- * exact). Of many rows a piece's codes are unpacked once; one row takes them as they come. */
+ * exact). Of many rows a piece's codes are unpacked once; a few take them as they come. */
 #include <string.h>
 
 #include "kernels/internal.h"
@@ -11,7 +11,7 @@ enum {
     TILES = 32, /* whose sums stay in the cache */
     WIDE = SQ_TILE_PANELS * SQ_PANEL,
     STEP = 64, /* bytes of codes of a step: four columns in bytes or two in words, sixteen rows */
-    AHEAD = 2048, /* bytes that one row fetches before it comes to them */
+    AHEAD = 2048, /* bytes that few rows fetch before they come to them */
 };
 
 /* A panel's piece: unpacked codes [steps][16 rows], what the codes are multiplied by, and the zero
@@ -132,6 +132,19 @@ static inline __attribute__((always_inline)) void keep(product q, int row, int h
     keep(q, i, 0, last, planes, a##i);                                                             \
     keep(q, i, 8, last, planes, b##i);
 
+/* Of n rows. */
+#define BEGIN_SOME(i)                                                                              \
+    __m256i a##i = i < n ? begin(q, i, 0, first) : _mm256_setzero_si256();                         \
+    __m256i b##i = i < n ? begin(q, i, 8, first) : a##i;
+#define ADD_SOME_WORDS(i)                                                                          \
+    if (i < n) {                                                                                   \
+        ADD_WORDS(i)                                                                               \
+    }
+#define END_SOME(i)                                                                                \
+    if (i < n) {                                                                                   \
+        END(i)                                                                                     \
+    }
+
 /* Of x[steps][row][2 words]. */
 static inline __attribute__((always_inline)) void words(product q, int first, int last,
                                                         int planes) {
@@ -206,47 +219,65 @@ static void tile_words(const product *q) {
     }
 }
 
-/* One row of 16-bit numbers, from packed codes: a word of a panel is eight columns or four. */
-static inline __attribute__((always_inline)) void row_words(product q, int bits, int planes,
+/* n rows of 16-bit numbers, from packed codes: a word of a panel is eight columns or four. */
+static inline __attribute__((always_inline)) void few_words(int n, product q, int bits, int planes,
                                                             const uint8_t *w) {
     const int first = q.first, last = q.last;
-    const int8_t *x = q.codes, *end = x + 4 * q.steps;
-    BEGIN(0)
-    for (; x < end; x += 4 * (16 / bits), w += STEP) {
-        const __m256i c = load(w), e = load(w + 32);
+    const int8_t *x = q.codes, *end = x + 4 * n * q.steps;
+    EACH_ROW(BEGIN_SOME)
+    for (; x < end; w += STEP) {
+        const __m256i packed[2] = {load(w), load(w + 32)};
         _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);
-        for (int i = 0; i < 16 / bits; i++) {
-            const __m256i v = v_four(x + 4 * i);
-            __m256i t = bits == 4 ? pair_of_codes(c, i) : pair(c, i);
-            __m256i u = bits == 4 ? pair_of_codes(e, i) : pair(e, i);
-            a0 = _mm256_add_epi32(a0, _mm256_madd_epi16(t, v));
-            b0 = _mm256_add_epi32(b0, _mm256_madd_epi16(u, v));
+        for (int i = 0; i < 16 / bits; i++, x += 4 * n) {
+            const __m256i c = bits == 4 ? pair_of_codes(packed[0], i) : pair(packed[0], i);
+            const __m256i e = bits == 4 ? pair_of_codes(packed[1], i) : pair(packed[1], i);
+            EACH_ROW(ADD_SOME_WORDS)
         }
     }
-    END(0)
+    EACH_ROW(END_SOME)
 }
 
-/* One row of bytes times 4-bit codes. */
-static inline __attribute__((always_inline)) void row_bytes(product q, const uint8_t *w) {
+/* One or two rows of bytes times 4-bit codes. */
+static inline __attribute__((always_inline)) void few_bytes(int n, product q, const uint8_t *w) {
     enum { planes = 1, WORDS = 4 }; /* whose sums fit 16 bits */
     const __m256i one = _mm256_set1_epi16(1);
     const int first = q.first, last = q.last;
     const int8_t *x = q.codes;
-    BEGIN(0)
+    EACH_ROW(BEGIN_SOME)
     for (int64_t left = q.steps / 2; left > 0; left -= WORDS) {
-        __m256i s = _mm256_setzero_si256(), t = s;
-        for (int64_t i = left < WORDS ? left : WORDS; i > 0; i--, x += 8, w += STEP) {
-            const __m256i c = load(w), e = load(w + 32), v = v_four(x), u = v_four(x + 4);
+        __m256i s0 = _mm256_setzero_si256(), t0 = s0, s1 = s0, t1 = s0;
+        for (int64_t i = left < WORDS ? left : WORDS; i > 0; i--, w += STEP) {
+            const __m256i packed[2] = {load(w), load(w + 32)};
             _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);
-            s = _mm256_add_epi16(s, _mm256_maddubs_epi16(low_bytes(c), v));
-            t = _mm256_add_epi16(t, _mm256_maddubs_epi16(low_bytes(e), v));
-            s = _mm256_add_epi16(s, _mm256_maddubs_epi16(high_bytes(c), u));
-            t = _mm256_add_epi16(t, _mm256_maddubs_epi16(high_bytes(e), u));
+            for (int high = 0; high < 2; high++, x += 4 * n) {
+                const __m256i c = high ? high_bytes(packed[0]) : low_bytes(packed[0]);
+                const __m256i e = high ? high_bytes(packed[1]) : low_bytes(packed[1]);
+                ADD_BYTES(0)
+                if (n > 1) {
+                    ADD_BYTES(1)
+                }
+            }
         }
-        a0 = _mm256_add_epi32(a0, _mm256_madd_epi16(s, one));
-        b0 = _mm256_add_epi32(b0, _mm256_madd_epi16(t, one));
+        a0 = _mm256_add_epi32(a0, _mm256_madd_epi16(s0, one));
+        b0 = _mm256_add_epi32(b0, _mm256_madd_epi16(t0, one));
+        a1 = _mm256_add_epi32(a1, _mm256_madd_epi16(s1, one));
+        b1 = _mm256_add_epi32(b1, _mm256_madd_epi16(t1, one));
     }
-    END(0)
+    EACH_ROW(END_SOME)
+}
+
+/* n rows times chunk codes of a panel. */
+static inline __attribute__((always_inline)) void few(int n, const task *t, product q,
+                                                      const uint8_t *codes) {
+    if (!t->words) {
+        few_bytes(n, q, codes);
+    } else if (t->bits == 4) {
+        few_words(n, q, 4, 2, codes);
+    } else if (t->x->planes == 2) {
+        few_words(n, q, 8, 2, codes);
+    } else {
+        few_words(n, q, 8, 1, codes);
+    }
 }
 
 /* Adds what is common to a row's pieces, and writes the columns that are. */
@@ -298,10 +329,10 @@ static void take_scales(const task *t, int64_t j, int64_t c, panel *to) {
     }
 }
 
-static void one_row(const task *t, const float *bias, float *y) {
-    const int planes = t->x->planes;
-    int32_t sums[1][WIDE] = {{0}};
-    float own[1][WIDE] = {{0}};
+/* One tile, whose codes are unpacked in registers. */
+static void few_rows(const task *t, int64_t rows, const float *bias, float *y, int64_t ldy) {
+    int32_t sums[ROWS][WIDE] = {{0}};
+    float own[ROWS][WIDE] = {{0}};
     panel scales;
     for (int64_t j = 0; j < t->panels; j++) {
         for (int64_t c = 0; c < sq_weight_pieces(t->w); c++) {
@@ -310,21 +341,21 @@ static void one_row(const task *t, const float *bias, float *y) {
             take_scales(t, j, c, &scales);
             q.w = &scales;
             q.x = t->x;
-            q.codes = t->x->codes + 4 * c * q.steps;
+            q.codes = t->x->codes + 4 * c * q.steps * t->x->rows;
             q.sums = sums;
             q.y = (float(*)[WIDE])(own[0] + j * SQ_PANEL);
-            if (!t->words) {
-                row_bytes(q, codes);
-            } else if (t->bits == 4) {
-                row_words(q, 4, 2, codes);
-            } else if (planes == 2) {
-                row_words(q, 8, 2, codes);
+            if (t->x->rows == 1) {
+                few(1, t, q, codes);
+            } else if (t->x->rows == 2) {
+                few(2, t, q, codes);
             } else {
-                row_words(q, 8, 1, codes);
+                few(4, t, q, codes);
             }
         }
     }
-    give(t, t->x, 0, own[0], bias, y);
+    for (int64_t i = 0; i < rows; i++) {
+        give(t, t->x, (int)i, own[i], bias, y + i * ldy);
+    }
 }
 
 /* Chunk c of the columns times all tiles. */
@@ -361,8 +392,8 @@ static void many_rows(const task *t, int64_t rows, const float *bias, float *y, 
 static void int_tiles(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
                       int64_t rows, const float *bias, float *y, int64_t ldy) {
     int words = sq_tile_words(w, x->planes), bits = w->kind == SQ_W_Q4 ? 4 : 8;
-    if (x->rows == 1) {
-        one_row(&(task){w, panel0, panels, 1, x, words, bits}, bias, y);
+    if (x->rows < ROWS || (rows <= ROWS && words)) {
+        few_rows(&(task){w, panel0, panels, 1, x, words, bits}, rows, bias, y, ldy);
         return;
     }
     for (int64_t i = 0; i < rows; i += TILES * ROWS, x += TILES) {
