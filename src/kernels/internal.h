@@ -88,10 +88,9 @@ static inline const uint8_t *sq_weight_panel(const sq_weight *w, int64_t panel) 
 /* Codes -8..7 and -128..127 about it. */
 static inline int sq_weight_middle(const sq_weight *w) { return w->kind == SQ_W_Q4 ? 8 : 128; }
 
-/* int_tiles: rows of a tile, unless one or two are all there are; panels at most; whether inputs
- * are 16-bit numbers. */
-enum { SQ_TILE_ROWS = 4, SQ_TILE_PANELS = 3 };
-static inline int sq_tile_words(const sq_weight *w, int planes) {
+/* Where the table has wide_inputs: rows of a tile; whether these inputs are. */
+enum { SQ_WIDE_ROWS = 4 };
+static inline int sq_wide_inputs(const sq_weight *w, int planes) {
     return planes == 2 || w->kind == SQ_W_Q8;
 }
 

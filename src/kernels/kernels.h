@@ -225,11 +225,10 @@ typedef struct sq_kernels {
      * *= x scale; with x zeros acc = fma(-x zero, w sum, acc); and the bias (nullable). */
     void (*int_tile)(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
                      const float *bias, float *y, int64_t ldy);
-    /* The same of all `rows` rows, one or two or tiles of SQ_TILE_ROWS, for at most SQ_TILE_PANELS
-     * panels. Unless 4-bit codes meet planes 1, x codes are 16-bit numbers, low + 256 high,
-     * [columns / 2][rows of a tile][2], of each four columns 0, 2, 1, 3. NULL: int_tile serves. */
-    void (*int_tiles)(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
-                      int64_t rows, const float *bias, float *y, int64_t ldy);
+    /* int_tile takes tiles of at most SQ_WIDE_ROWS rows and, unless 4-bit codes meet planes 1, x
+     * codes as 16-bit numbers, low + 256 high: [columns / 2][rows][2], of each four columns 0, 2,
+     * 1, 3. */
+    int wide_inputs;
     /* Products of bf16 pairs summed in f32; all NULL where the CPU has none. narrow_bf16: n numbers
      * rounded to nearest even. pair_bf16: out[16] =
      * n <= 16 columns of two rows as pairs (even in the low half; odd NULL: 0), 0 beyond n.

@@ -7,8 +7,8 @@
 #include "kernels/internal.h"
 
 enum {
-    BLOCK_ROWS = 256, /* rows of inputs held as integers at once */
-    TASK_PANELS = SQ_TILE_PANELS,
+    BLOCK_ROWS = 256,   /* rows of inputs held as integers at once */
+    TASK_PANELS = 3,    /* panels of one task */
     FEW_WORK = 1 << 18, /* products below this are not worth waking threads */
 };
 
@@ -88,20 +88,18 @@ typedef struct block {
     sq_rounded *tiles;
     float *zeros; /* [rows] scale * zero point, of rows rounded to 8 bits */
     int64_t rows, columns, pieces;
-    int at_once, words; /* int_tiles takes it all; of it, inputs are 16-bit numbers */
+    int words; /* inputs are 16-bit numbers */
 } block;
 
 static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) {
     int planes = how == SQ_ROUND_16 ? 2 : 1, zeros = how == SQ_ROUND_8;
-    int at_once = sq_kernels_get()->int_tiles != NULL;
-    int words = at_once && sq_tile_words(w, planes), bytes = words ? 2 : planes; /* of an input */
-    int most = at_once ? SQ_TILE_ROWS : 8 / planes;
+    int wide = sq_kernels_get()->wide_inputs, words = wide && sq_wide_inputs(w, planes);
+    int bytes = words ? 2 : planes, most = wide ? SQ_WIDE_ROWS : 8 / planes;
     int lanes = rows >= most ? most : rows > 2 ? 4 : (int)rows;
     int64_t tiles = sq_ceil_div(rows, lanes), all = tiles * lanes;
     *b = (block){.rows = rows,
                  .columns = sq_weight_columns(w),
                  .pieces = sq_scale_pieces(w, planes),
-                 .at_once = at_once,
                  .words = words};
     size_t codes = (size_t)(all * bytes * b->columns), numbers = (size_t)(all * b->pieces);
     size_t head = (size_t)sq_round_up(tiles * (int64_t)sizeof(sq_rounded), 64);
@@ -242,10 +240,6 @@ static void panel_products(const sq_product *q, const block *b, int64_t panel0, 
     const sq_kernels *kn = sq_kernels_get();
     const sq_weight *w = q->w;
     int lanes = b->tiles->rows;
-    if (b->at_once) {
-        kn->int_tiles(w, panel0, panels, b->tiles, b->rows, q->bias, y, q->ldy);
-        return;
-    }
     int64_t lo = panel0 * SQ_PANEL,
             hi = lo + panels * SQ_PANEL < w->n ? lo + panels * SQ_PANEL : w->n;
     for (int64_t r = 0; r < b->rows; r += lanes) {
