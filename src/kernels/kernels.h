@@ -225,7 +225,10 @@ typedef struct sq_kernels {
      * *= x scale; with x zeros acc = fma(-x zero, w sum, acc); and the bias (nullable). */
     void (*int_tile)(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
                      const float *bias, float *y, int64_t ldy);
-    /* int_tile takes tiles of at most SQ_WIDE_ROWS rows and, unless 4-bit codes meet planes 1, x
+    /* The same of so many tiles, one behind the other. NULL: int_tile is as good. */
+    void (*int_tiles)(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
+                      int64_t tiles, const float *bias, float *y, int64_t ldy);
+    /* Both take tiles of at most SQ_WIDE_ROWS rows and, unless 4-bit codes meet planes 1, x
      * codes as 16-bit numbers, low + 256 high: [columns / 2][rows][2], of each four columns 0, 2,
      * 1, 3. */
     int wide_inputs;

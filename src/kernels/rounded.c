@@ -242,7 +242,12 @@ static void panel_products(const sq_product *q, const block *b, int64_t panel0, 
     int lanes = b->tiles->rows;
     int64_t lo = panel0 * SQ_PANEL,
             hi = lo + panels * SQ_PANEL < w->n ? lo + panels * SQ_PANEL : w->n;
-    for (int64_t r = 0; r < b->rows; r += lanes) {
+    int64_t r = 0;
+    if (kn->int_tiles != NULL) {
+        kn->int_tiles(w, panel0, panels, b->tiles, b->rows / lanes, q->bias, y, q->ldy);
+        r = b->rows / lanes * lanes;
+    }
+    for (; r < b->rows; r += lanes) {
         const sq_rounded *t = &b->tiles[r / lanes];
         if (r + lanes <= b->rows) {
             kn->int_tile(w, panel0, panels, t, q->bias, y + r * q->ldy, q->ldy);

@@ -148,37 +148,49 @@ static inline __attribute__((always_inline)) void of_words(int n, product q, int
         END(i)                                                                                     \
     }
 
-/* n rows of bytes times up to four words of a panel, whose sums fit 16 bits. */
-static inline __attribute__((always_inline)) void four_words(int n, product q, int64_t words,
-                                                             const uint8_t *w, const int8_t *x,
-                                                             int first, int last) {
+/* n rows of bytes times up to four words of a panel, whose sums fit 16 bits; unpacked: both halves
+ * of a word by themselves. */
+static inline __attribute__((always_inline)) void four_words(int n, int unpacked, product q,
+                                                             int64_t words, const uint8_t *w,
+                                                             const int8_t *x, int first, int last) {
     enum { planes = 1 };
     const __m256i one = _mm256_set1_epi16(1);
     EACH_ROW(CLEAR)
-    for (int64_t i = 0; i < words; i++, w += STEP) {
-        const __m256i packed[2] = {load(w), load(w + 32)};
-        _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);
-        for (int high = 0; high < 2; high++, x += 4 * n) {
-            const __m256i c = high ? high_bytes(packed[0]) : low_bytes(packed[0]);
-            const __m256i e = high ? high_bytes(packed[1]) : low_bytes(packed[1]);
-            EACH_ROW(ADD_BYTES)
+    for (int64_t i = 0; i < words; i++) {
+        __m256i c = load(w), e = load(w + 32), high[2];
+        if (unpacked) {
+            high[0] = load(w + STEP);
+            high[1] = load(w + STEP + 32);
+        } else {
+            high[0] = high_bytes(c);
+            high[1] = high_bytes(e);
+            c = low_bytes(c);
+            e = low_bytes(e);
+            _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);
         }
+        EACH_ROW(ADD_BYTES)
+        x += 4 * n;
+        c = high[0];
+        e = high[1];
+        EACH_ROW(ADD_BYTES)
+        x += 4 * n;
+        w += unpacked ? 2 * STEP : STEP;
     }
     EACH_ROW(WIDEN)
 }
 
-static inline __attribute__((always_inline)) void of_bytes(int n, product q) {
+static inline __attribute__((always_inline)) void of_bytes(int n, int unpacked, product q) {
     const uint8_t *w = q.codes;
     const int8_t *x = q.x_codes;
     int64_t left = q.columns / 8;
     int first = q.first;
-    for (; left > 4; left -= 4, w += 4 * STEP, x += 32 * n, first = 0) {
-        four_words(n, q, 4, w, x, first, 0);
+    for (; left > 4; left -= 4, w += (unpacked ? 8 : 4) * STEP, x += 32 * n, first = 0) {
+        four_words(n, unpacked, q, 4, w, x, first, 0);
     }
     if (left == 4 && q.last) {
-        four_words(n, q, 4, w, x, first, 1);
+        four_words(n, unpacked, q, 4, w, x, first, 1);
     } else {
-        four_words(n, q, left, w, x, first, q.last);
+        four_words(n, unpacked, q, left, w, x, first, q.last);
     }
 }
 
@@ -199,15 +211,17 @@ static void give(const sq_weight *w, int64_t panel, const sq_rounded *x, int row
     }
 }
 
-/* The forms of a product: codes of 4 bits times 8, of 4 times 16, of 8 times 8 and times 16. */
-enum { BY_BYTES, BY_WORDS, WIDE_BY_BYTES, WIDE_BY_WORDS, FORMS };
+/* The forms of a product: codes of 4 bits times 8, of 4 times 16, of 8 times 8 and times 16; and
+ * the first of unpacked codes. */
+enum { BY_BYTES, BY_WORDS, WIDE_BY_BYTES, WIDE_BY_WORDS, FORMS, UNPACKED = FORMS };
 
-/* n rows times a panel. */
+/* n rows times a panel's codes. */
 static inline __attribute__((always_inline)) void panel_rows(int n, int form, const sq_weight *w,
-                                                             int64_t panel, const sq_rounded *x,
-                                                             const float *bias, float *y,
-                                                             int64_t ldy) {
-    const int bits = form < WIDE_BY_BYTES ? 4 : 8, input = form == BY_BYTES ? 1 : 2;
+                                                             int64_t panel, const uint8_t *codes,
+                                                             const sq_rounded *x, const float *bias,
+                                                             float *y, int64_t ldy) {
+    const int bits = form == BY_BYTES || form == BY_WORDS ? 4 : 8;
+    const int input = form == BY_BYTES || form == UNPACKED ? 1 : 2;
     const int64_t stride = sq_weight_stride(w), pieces = sq_weight_pieces(w);
     const int64_t together = pieces / x->pieces, split = sq_weight_split(w);
     _Alignas(64) int32_t sums[ROWS][SQ_PANEL] = {{0}};
@@ -218,15 +232,15 @@ static inline __attribute__((always_inline)) void panel_rows(int n, int form, co
                      .x = x,
                      .p = c / together,
                      .columns = stride,
-                     .codes = sq_weight_panel(w, panel) + c * stride * SQ_PANEL * bits / 8,
+                     .codes = codes + c * stride * SQ_PANEL * bits / 8,
                      .x_codes = x->codes + c * stride * n * input,
                      .first = c % together == 0,
                      .last = c % together == together - 1,
                      .sums = sums,
                      .y = own};
         take_factors(w, (panel * sq_weight_groups(w) + c / split) * SQ_PANEL, &f);
-        if (form == BY_BYTES) {
-            of_bytes(n, q);
+        if (input == 1) {
+            of_bytes(n, form == UNPACKED, q);
         } else {
             of_words(n, q, bits, form == WIDE_BY_BYTES ? 1 : 2);
         }
@@ -237,9 +251,9 @@ static inline __attribute__((always_inline)) void panel_rows(int n, int form, co
 }
 
 #define TILE(n, form)                                                                              \
-    static void tile_##n##_##form(const sq_weight *w, int64_t panel, const sq_rounded *x,          \
-                                  const float *bias, float *y, int64_t ldy) {                      \
-        panel_rows(n, form, w, panel, x, bias, y, ldy);                                            \
+    static void tile_##n##_##form(const sq_weight *w, int64_t panel, const uint8_t *codes,         \
+                                  const sq_rounded *x, const float *bias, float *y, int64_t ldy) { \
+        panel_rows(n, form, w, panel, codes, x, bias, y, ldy);                                     \
     }
 #define TILES(n)                                                                                   \
     TILE(n, BY_BYTES)                                                                              \
@@ -247,9 +261,10 @@ static inline __attribute__((always_inline)) void panel_rows(int n, int form, co
 TILES(1)
 TILES(2)
 TILES(4)
+TILE(4, UNPACKED)
 
-typedef void (*tile_fn)(const sq_weight *, int64_t, const sq_rounded *, const float *, float *,
-                        int64_t);
+typedef void (*tile_fn)(const sq_weight *, int64_t, const uint8_t *, const sq_rounded *,
+                        const float *, float *, int64_t);
 
 static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
                      const float *bias, float *y, int64_t ldy) {
@@ -258,11 +273,44 @@ static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const s
     static const tile_fn tiles[3][FORMS] = {FORMS_OF(1), FORMS_OF(2), FORMS_OF(4)};
     int form = (w->kind == SQ_W_Q4 ? BY_BYTES : WIDE_BY_BYTES) + x->planes - 1;
     for (int64_t j = panel0; j < panel0 + panels; j++) {
-        tiles[x->rows / 2][form](w, j, x, bias, y, ldy);
+        tiles[x->rows / 2][form](w, j, sq_weight_panel(w, j), x, bias, y, ldy);
+    }
+}
+
+static void unpack(const uint8_t *from, const uint8_t *end, uint8_t *to) {
+    for (; from < end; from += STEP, to += 2 * STEP) {
+        for (int h = 0; h < STEP; h += 32) {
+            store(to + h, low_bytes(load(from + h)));
+            store(to + STEP + h, high_bytes(load(from + h)));
+        }
+    }
+}
+
+/* Bytes are quicker to multiply than to unpack for four rows at a time. */
+static void int_tiles(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
+                      int64_t tiles, const float *bias, float *y, int64_t ldy) {
+    int64_t bytes = sq_panel_bytes(w), rows = x->rows;
+    uint8_t *codes = NULL;
+    if (w->kind == SQ_W_Q4 && x->planes == 1 && tiles > 2) {
+        codes = (uint8_t *)sq_thread_scratch(1, (size_t)(2 * bytes * panels) / sizeof(float));
+    }
+    for (int64_t i = 0; codes == NULL && i < tiles; i++) {
+        int_tile(w, panel0, panels, &x[i], bias, y + i * rows * ldy, ldy);
+    }
+    if (codes != NULL) {
+        const uint8_t *from = sq_weight_panel(w, panel0);
+        unpack(from, from + panels * bytes, codes);
+    }
+    for (int64_t i = 0; codes != NULL && i < tiles; i++) {
+        for (int64_t j = 0; j < panels; j++) {
+            tile_4_UNPACKED(w, panel0 + j, codes + 2 * j * bytes, &x[i], bias, y + i * rows * ldy,
+                            ldy);
+        }
     }
 }
 
 void sq_rounded_init_avx2_tiles(sq_kernels *k) {
     k->int_tile = int_tile;
+    k->int_tiles = int_tiles;
     k->wide_inputs = 1;
 }

@@ -75,5 +75,6 @@ static inline __attribute__((always_inline)) void piece_sums(int lanes, int bits
 
 void sq_kernels_init_avx2_vnni(sq_kernels *k) {
     k->int_tile = int_tile;
+    k->int_tiles = NULL;
     k->wide_inputs = 0;
 }

@@ -220,6 +220,7 @@ static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const s
 
 void sq_kernels_init_avx512_vnni(sq_kernels *k) {
     k->int_tile = int_tile;
+    k->int_tiles = NULL;
     k->wide_inputs = 0;
     sq_kv_init_avx512_vnni(k);
 }
