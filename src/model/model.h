@@ -164,9 +164,10 @@ sq_status sq_text_layer(const sq_net *n, sq_work *w, int layer, sq_kv *kv, int64
 /* cos and sin [count][head_dim / 2] for positions p[3][count]. */
 void sq_rope_rows(const sq_net *n, const int32_t *const p[3], int64_t count, float *cos,
                   float *sin);
-/* All layers over rows of h in place, then kv->tokens += count. */
+/* All layers over rows of h in place, then kv->tokens += count. Only the last `wanted` rows of h
+ * are what leaves the last layer: of those before them, it computes keys and values alone. */
 sq_status sq_text_forward(const sq_net *n, sq_work *w, sq_kv *kv, const int32_t *const p[3],
-                          float *h, int64_t count, sq_error *err);
+                          float *h, int64_t count, int64_t wanted, sq_error *err);
 /* The next row of each of `count` timelines (at most SQ_CHUNK) in one pass over the weights:
  * h[count][hidden] in place, positions p[3][count]; then each kv[i]->tokens grows by one. A row
  * comes out as it does by itself. */

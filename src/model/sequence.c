@@ -150,12 +150,13 @@ static sq_status feed_chunk(sq_seq *s, const sq_prompt *p, features *f, int64_t 
     sq_embed(s->net, p->ids.data + at, n, s->h);
     sq_status st;
     SQ_TRY(splice(s, p, f, at, n, err));
-    SQ_TRY(sq_text_forward(s->net, s->work, &s->kv, pos, s->h, n, err));
+    int last = at + n == (int64_t)p->ids.len;
+    SQ_TRY(sq_text_forward(s->net, s->work, &s->kv, pos, s->h, n, each != NULL ? n : last, err));
     if (each != NULL) {
         SQ_TRY(give_logits(s, at, n, each, user, err));
     }
     release_embeddings(s->net);
-    if (at + n == (int64_t)p->ids.len) {
+    if (last) {
         SQ_TRY(sq_logits(s->net, s->work, s->h + (n - 1) * width, 1, s->logits, err));
     }
     return SQ_OK;

@@ -180,6 +180,8 @@ fail:
 typedef struct lines {
     sq_kv *const *kv;
     int64_t n, rows, after; /* `after` tokens behind those that count in the caches */
+    int64_t skip;           /* of one timeline's rows: the first, of which keys and values are all
+                               that is wanted */
     int64_t layer;          /* of the caches */
     const float *cos, *sin; /* of all rows */
 } lines;
@@ -193,45 +195,65 @@ static void attend_lines(const sq_net *n, sq_work *w, const lines *t, int bf16) 
         float *qkv = w->qkv.data + first * ld;
         const float *cos = t->cos + first * half, *sin = t->sin + first * half;
         store_kv(n, t->kv[i], t->layer, qkv, ld, cos, sin, at, t->rows);
+        if (t->skip == t->rows) {
+            return;
+        }
         sq_attend_cached(&(sq_cached){.kv = t->kv[i],
                                       .layer = t->layer,
                                       .heads = n->config.heads,
-                                      .at = at,
-                                      .rows = t->rows,
-                                      .qkv = qkv,
+                                      .at = at + t->skip,
+                                      .rows = t->rows - t->skip,
+                                      .qkv = qkv + t->skip * ld,
                                       .ld = ld,
-                                      .cos = cos,
-                                      .sin = sin,
+                                      .cos = cos + t->skip * half,
+                                      .sin = sin + t->skip * half,
                                       .bf16 = bf16,
-                                      .out = w->att.data + first * d[SQ_D_Q]},
+                                      .out = w->att.data + (first + t->skip) * d[SQ_D_Q]},
                          w->scores.data);
+    }
+}
+
+/* Queries, keys and values of w->x's rows; queries of those alone that are not skipped. */
+static void project(const sq_net *n, sq_work *w, const sq_block *b, int64_t rows, int64_t skip) {
+    const int64_t *d = n->config.dims;
+    int64_t hid = d[SQ_D_HIDDEN], ld = d[SQ_D_Q] + 2 * d[SQ_D_KV];
+    float *q = w->qkv.data, *k = q + d[SQ_D_Q], *v = k + d[SQ_D_KV];
+    const sq_linear *const l[] = {&b->linears[SQ_L_Q], &b->linears[SQ_L_K], &b->linears[SQ_L_V]};
+    int apart = skip > 0;
+    sq_linears_rows(l + apart, 3 - apart, w->x.data, hid, rows, (float *[]){q, k, v} + apart,
+                    (int64_t[]){ld, ld, ld});
+    if (apart && skip < rows) {
+        sq_linear_rows(l[0], w->x.data + skip * hid, hid, rows - skip, q + skip * ld, ld);
     }
 }
 
 static sq_status layer_chunk(const sq_net *n, sq_work *w, const sq_block *b, const lines *t,
                              float *h, const sq_tap_sink *sink, sq_error *err) {
     const int64_t *d = n->config.dims;
-    int64_t hid = d[SQ_D_HIDDEN], ld = d[SQ_D_Q] + 2 * d[SQ_D_KV], rows = t->n * t->rows;
+    int64_t hid = d[SQ_D_HIDDEN], rows = t->n * t->rows, left = rows - t->skip;
     const sq_linear *o = &b->linears[SQ_L_O];
     sq_status st;
     norm_rows(w->x.data, h, b->norms[0].weight, n->config.rms_eps, rows, hid);
     SQ_TRY(sq_enter_linears(&b->linears[SQ_L_Q], sink, w->x.data, hid, rows, hid, err));
-    float *q = w->qkv.data, *k = q + d[SQ_D_Q], *v = k + d[SQ_D_KV];
-    sq_linears_rows(
-        (const sq_linear *[]){&b->linears[SQ_L_Q], &b->linears[SQ_L_K], &b->linears[SQ_L_V]}, 3,
-        w->x.data, hid, rows, (float *[]){q, k, v}, (int64_t[]){ld, ld, ld});
+    project(n, w, b, rows, t->skip);
     attend_lines(n, w, t, o->bf16);
-    SQ_TRY(sq_enter_linears(o, sink, w->att.data, d[SQ_D_Q], rows, d[SQ_D_Q], err));
-    sq_linear_rows(o, w->att.data, d[SQ_D_Q], rows, w->x.data, hid);
-    add_rows(h, w->x.data, rows * hid);
-    return mlp_chunk(n, w, b, h, rows, sink, err);
+    if (left == 0) {
+        return SQ_OK;
+    }
+    const float *att = w->att.data + t->skip * d[SQ_D_Q];
+    h += t->skip * hid;
+    SQ_TRY(sq_enter_linears(o, sink, att, d[SQ_D_Q], left, d[SQ_D_Q], err));
+    sq_linear_rows(o, att, d[SQ_D_Q], left, w->x.data, hid);
+    add_rows(h, w->x.data, left * hid);
+    return mlp_chunk(n, w, b, h, left, sink, err);
 fail:
     return st;
 }
 
-sq_status sq_text_layer(const sq_net *n, sq_work *w, int layer, sq_kv *kv, int64_t kv_layer,
-                        const float *cos_rows, const float *sin_rows, float *h, int64_t count,
-                        const sq_tap_sink *sink, sq_error *err) {
+/* The last `wanted` rows of h become the layer's; others need not. */
+static sq_status layer_rows(const sq_net *n, sq_work *w, int layer, sq_kv *kv, int64_t kv_layer,
+                            const float *cos_rows, const float *sin_rows, float *h, int64_t count,
+                            int64_t wanted, const sq_tap_sink *sink, sq_error *err) {
     int64_t half = n->config.head_dim / 2, hid = n->config.dims[SQ_D_HIDDEN];
     sq_status st = reserve_scratch(w, kv->tokens + count, count < SQ_CHUNK ? count : SQ_CHUNK, err);
     for (int64_t i = 0; st == SQ_OK && i < count; i += SQ_CHUNK) {
@@ -242,9 +264,17 @@ sq_status sq_text_layer(const sq_net *n, sq_work *w, int layer, sq_kv *kv, int64
                    .layer = kv_layer,
                    .cos = cos_rows + i * half,
                    .sin = sin_rows + i * half};
+        int64_t skip = count - wanted - i;
+        t.skip = skip < 0 ? 0 : skip < t.rows ? skip : t.rows;
         st = layer_chunk(n, w, &n->layers[layer], &t, h + i * hid, sink, err);
     }
     return st;
+}
+
+sq_status sq_text_layer(const sq_net *n, sq_work *w, int layer, sq_kv *kv, int64_t kv_layer,
+                        const float *cos_rows, const float *sin_rows, float *h, int64_t count,
+                        const sq_tap_sink *sink, sq_error *err) {
+    return layer_rows(n, w, layer, kv, kv_layer, cos_rows, sin_rows, h, count, count, sink, err);
 }
 
 static sq_status rotary_rows(const sq_net *n, sq_work *w, const int32_t *const p[3], int64_t count,
@@ -259,11 +289,12 @@ fail:
 }
 
 sq_status sq_text_forward(const sq_net *n, sq_work *w, sq_kv *kv, const int32_t *const p[3],
-                          float *h, int64_t count, sq_error *err) {
+                          float *h, int64_t count, int64_t wanted, sq_error *err) {
     sq_status st;
     SQ_TRY(rotary_rows(n, w, p, count, err));
     for (int l = 0; l < n->config.layers; l++) {
-        SQ_TRY(sq_text_layer(n, w, l, kv, l, w->cos.data, w->sin.data, h, count, NULL, err));
+        SQ_TRY(layer_rows(n, w, l, kv, l, w->cos.data, w->sin.data, h, count,
+                          l + 1 < n->config.layers ? count : wanted, NULL, err));
     }
     kv->tokens += count;
     return SQ_OK;

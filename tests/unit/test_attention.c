@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,9 +72,6 @@ static void any_number_of_rows_and_columns(void **state) {
     static const int64_t rows[] = {1, 2, 7, 24, 25, 63, 64, 65, 150},
                          columns[] = {2, 16, 72, 80, 126};
     (void)state;
-    if (sq_kernels_get()->tile_bf16 == NULL) {
-        skip();
-    }
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         for (size_t j = 0; j < sizeof columns / sizeof *columns; j++) {
             beside_f32(rows[i], columns[j]);
@@ -82,6 +80,10 @@ static void any_number_of_rows_and_columns(void **state) {
 }
 
 int main(void) {
+    if (sq_kernels_get()->tile_bf16 == NULL) {
+        puts("1..0 # SKIP this CPU multiplies no pairs of bf16");
+        return 0;
+    }
     const struct CMUnitTest tests[] = {cmocka_unit_test(any_number_of_rows_and_columns)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
