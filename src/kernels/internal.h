@@ -75,7 +75,7 @@ static inline int64_t sq_piece_columns(const sq_weight *w, int64_t p) {
     return left < 0 ? 0 : left < sq_weight_stride(w) ? left : sq_weight_stride(w);
 }
 /* Scales of a row's inputs: where a row has one alone, all pieces of a group are summed as
- * integers, as far as 32 bits hold the sum. */
+ * integers, as far as 32 bits hold the sum, and 23 that of the inputs (rounded_avx2_tiles.c). */
 static inline int64_t sq_scale_pieces(const sq_weight *w, int planes) {
     return planes == 1 && w->group < 1 << 15 ? sq_weight_groups(w) : sq_weight_pieces(w);
 }

@@ -294,14 +294,15 @@ static void int_tiles(const sq_weight *w, int64_t panel0, int64_t panels, const 
     if (w->kind == SQ_W_Q4 && x->planes == 1 && tiles > 2) {
         codes = (uint8_t *)sq_thread_scratch(1, (size_t)(2 * bytes * panels) / sizeof(float));
     }
-    for (int64_t i = 0; codes == NULL && i < tiles; i++) {
-        int_tile(w, panel0, panels, &x[i], bias, y + i * rows * ldy, ldy);
+    if (codes == NULL) {
+        for (int64_t i = 0; i < tiles; i++) {
+            int_tile(w, panel0, panels, &x[i], bias, y + i * rows * ldy, ldy);
+        }
+        return;
     }
-    if (codes != NULL) {
-        const uint8_t *from = sq_weight_panel(w, panel0);
-        unpack(from, from + panels * bytes, codes);
-    }
-    for (int64_t i = 0; codes != NULL && i < tiles; i++) {
+    const uint8_t *from = sq_weight_panel(w, panel0);
+    unpack(from, from + panels * bytes, codes);
+    for (int64_t i = 0; i < tiles; i++) {
         for (int64_t j = 0; j < panels; j++) {
             tile_4_UNPACKED(w, panel0 + j, codes + 2 * j * bytes, &x[i], bias, y + i * rows * ldy,
                             ldy);
