@@ -1,5 +1,6 @@
 """Time of a decoded token against the tokens in the cache: python3 bench/long_context.py MODEL [--squint build/cli/squint]
     [--depths 512,2048,8192,16384,32000] [--kv f32,f16,bf16,int8] [--layers N] [--rounds 3] [--decode 8]
+    [--cpu MASK]
 
 MODEL is a folder, or a shape of `squint synth` (qwen2-vl-2b), which is made with --layers of its layers and rounded to 4 bits.
 Each round runs every type and depth once, in turn, so that a busy machine disturbs all of them alike; the cache is filled with
@@ -21,6 +22,7 @@ parser.add_argument("--kv", default="f32,f16,bf16,int8")
 parser.add_argument("--layers", type=int, default=8)
 parser.add_argument("--rounds", type=int, default=3)
 parser.add_argument("--decode", type=int, default=8)
+parser.add_argument("--cpu", help="kernels that may be used, such as c,avx2")
 args = parser.parse_args()
 depths = sorted(int(x) for x in args.depths.split(","))
 types = args.kv.split(",")
@@ -43,7 +45,7 @@ def main():
             for kv in types:
                 for depth in depths:
                     r = squint_json(args.squint, "bench", model, "-p", 1, "-n", args.decode, "--depth", depth,
-                                    "--repeat", 1, "--kv-type", kv)
+                                    "--repeat", 1, "--kv-type", kv, *(["--cpu", args.cpu] if args.cpu else []))
                     runs.setdefault((kv, depth), []).append(r)
     print(f"{args.model}, {machine()}, {args.rounds} rounds of {args.decode} tokens")
     print(f"{'KV':>5} {'depth':>7} {'ms a token':>11} {'MB read':>8} {'time/bytes':>11} {'more/bytes':>11} {'GB/s':>6}")

@@ -6,14 +6,22 @@
 
 #include "kernels/kv_tiles.h"
 
-/* Four numbers of a row, low + 256 high, four times. */
-static inline __m256i four(const char *low, int64_t plane) {
-    int32_t l, h;
-    memcpy(&l, low, 4);
-    memcpy(&h, low + plane, 4);
-    __m128i v = _mm_add_epi16(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(l)),
-                              _mm_slli_epi16(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(h)), 8));
-    return _mm256_broadcastq_epi64(v);
+enum { MOST_WORDS = 64 }; /* of a row, laid out at once */
+
+/* Words [k, k + n) of m rows as 16-bit numbers, low + 256 high. */
+static void lay(const sq_kv_product *p, int m, int64_t row, int64_t k, int64_t n,
+                int64_t words[SQ_KV_ROWS][MOST_WORDS]) {
+    for (int r = 0; r < m; r++) {
+        const char *low = (const char *)p->a + 4 * ((row + r) * p->lda + k), *high = low + 4 * p->k;
+        for (int64_t i = 0; i < n; i++) {
+            int32_t l, h;
+            memcpy(&l, low + 4 * i, 4);
+            memcpy(&h, high + 4 * i, 4);
+            __m128i v = _mm_slli_epi16(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(h)), 8);
+            v = _mm_add_epi16(v, _mm_cvtepi8_epi16(_mm_cvtsi32_si128(l)));
+            words[r][i] = _mm_cvtsi128_si64(v);
+        }
+    }
 }
 
 static inline __m256i codes(const char *p) {
@@ -33,46 +41,51 @@ static inline __attribute__((always_inline)) void put(const sq_kv_product *p, in
     _mm256_storeu_ps(c, p->add ? _mm256_add_ps(_mm256_loadu_ps(c), f) : f);
 }
 
-#define ROW(r)                                                                                     \
-    v = four(a + (r)*lda, plane);                                                                  \
-    s##r = _mm256_add_epi32(s##r, _mm256_madd_epi16(b0, v));                                       \
-    t##r = _mm256_add_epi32(t##r, _mm256_madd_epi16(b1, v));                                       \
-    u##r = _mm256_add_epi32(u##r, _mm256_madd_epi16(b2, v));                                       \
-    w##r = _mm256_add_epi32(w##r, _mm256_madd_epi16(b3, v));
-#define START(r) __m256i s##r = _mm256_setzero_si256(), t##r = s##r, u##r = s##r, w##r = s##r;
-#define PUT(r)                                                                                     \
-    put(p, row + (r), column, s##r, t##r);                                                         \
-    put(p, row + (r), column + 8, u##r, w##r);
+static inline void add(__m256i *sum, __m256i codes, __m256i numbers) {
+    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(codes, numbers));
+}
 
-/* One or two rows by a panel of 16 columns. */
-static inline __attribute__((always_inline)) void some(int m, const sq_kv_product *p, int64_t row,
-                                                       int64_t column) {
-    const int64_t lda = 4 * p->lda, ldb = 4 * p->ldb, plane = 4 * p->k;
-    const char *a = (const char *)p->a + row * lda, *b = (const char *)p->b + 4 * column;
-    START(0)
-    START(1)
-    for (int64_t k = 0; k < p->k; k++, a += 4, b += ldb) {
-        __m256i b0 = codes(b), b1 = codes(b + 16), b2 = codes(b + 32), b3 = codes(b + 48), v;
-        sq_kv_fetch(p, k, ldb, 4 * column, 64);
-        ROW(0)
-        if (m > 1) {
-            ROW(1)
+#define START(r) __m256i s##r = _mm256_setzero_si256(), t##r = s##r;
+#define ADD(r)                                                                                     \
+    if (r < m) {                                                                                   \
+        const __m256i v = _mm256_set1_epi64x(words[r][k]);                                         \
+        add(&s##r, b0, v);                                                                         \
+        add(&t##r, b1, v);                                                                         \
+    }
+#define PUT(r)                                                                                     \
+    if (r < m) {                                                                                   \
+        put(p, row + r, column, s##r, t##r);                                                       \
+    }
+
+/* Up to six rows by eight columns, half of a panel. */
+static inline __attribute__((always_inline)) void tile(int m, const sq_kv_product *p, int64_t row,
+                                                       int64_t column,
+                                                       int64_t words[SQ_KV_ROWS][MOST_WORDS]) {
+    const int64_t ldb = 4 * p->ldb;
+    const char *b = (const char *)p->b + 4 * column;
+    SQ_EACH_KV_ROW(START)
+    for (int64_t k0 = 0; k0 < p->k; k0 += MOST_WORDS) {
+        int64_t n = p->k - k0 < MOST_WORDS ? p->k - k0 : MOST_WORDS;
+        if (column == 0 || p->k > MOST_WORDS) { /* the other columns find them there */
+            lay(p, m, row, k0, n, words);
+        }
+        for (int64_t k = 0; k < n; k++, b += ldb) {
+            const __m256i b0 = codes(b), b1 = codes(b + 16);
+            if (column % 16 == 0) {
+                sq_kv_fetch(p, k0 + k, ldb, 4 * column, 64);
+            }
+            SQ_EACH_KV_ROW(ADD)
         }
     }
-    PUT(0)
-    if (m > 1) {
-        PUT(1)
-    }
+    SQ_EACH_KV_ROW(PUT)
 }
 
 static void kv_i8(const sq_kv_product *p) {
-    for (int64_t j = 0; j < p->n; j += 16) {
-        int64_t i = 0;
-        for (; i + 2 <= p->rows; i += 2) {
-            some(2, p, i, j);
-        }
-        if (i < p->rows) {
-            some(1, p, i, j);
+    int64_t words[SQ_KV_ROWS][MOST_WORDS];
+    for (int64_t i = 0; i < p->rows; i += SQ_KV_ROWS) {
+        for (int64_t j = 0; j < p->n; j += 8) {
+#define TILE(m, wide, p, i, j) tile(m, p, i, j, words)
+            SQ_KV_CASES(1, TILE)
         }
     }
 }

@@ -8,7 +8,7 @@
 
 enum {
     BLOCK_ROWS = 256,   /* rows of inputs held as integers at once */
-    TASK_PANELS = 3,    /* panels of one task */
+    TASK_PANELS = 4,    /* panels of one task at most */
     FEW_WORK = 1 << 18, /* products below this are not worth waking threads */
 };
 
@@ -234,6 +234,9 @@ static void clear_rest(const block *b, int64_t tiles) {
     }
 }
 
+/* Panels of a task: a multiple of what kernels take at once. */
+static int64_t task_panels(const block *b) { return b->tiles->planes == 1 ? 3 : TASK_PANELS; }
+
 /* Columns of panels [panel0, panel0 + panels) of every row of the block. */
 static void panel_products(const sq_product *q, const block *b, int64_t panel0, int64_t panels,
                            float *y) {
@@ -285,9 +288,9 @@ static void block_products(const sq_product *q, int count, sq_rounding how, cons
         return;
     }
     clear_rest(&b, sq_ceil_div(rows, b.tiles->rows));
-    int64_t tasks[SQ_PRODUCTS + 1] = {0}, work = 0;
+    int64_t tasks[SQ_PRODUCTS + 1] = {0}, work = 0, panels = task_panels(&b);
     for (int i = 0; i < count; i++) {
-        tasks[i + 1] = tasks[i] + sq_ceil_div(sq_weight_panels(q[i].w), TASK_PANELS);
+        tasks[i + 1] = tasks[i] + sq_ceil_div(sq_weight_panels(q[i].w), panels);
         work += q[i].w->n * q[i].w->k * rows;
     }
     /* A few rows wait for memory: each thread reads one long run. Many rows are work to balance. */
@@ -304,8 +307,8 @@ static void block_products(const sq_product *q, int count, sq_rounding how, cons
             while (t >= tasks[i + 1]) {
                 i++;
             }
-            int64_t panel0 = (t - tasks[i]) * TASK_PANELS, left = sq_weight_panels(q[i].w) - panel0;
-            panel_products(&q[i], &b, panel0, left < TASK_PANELS ? left : TASK_PANELS,
+            int64_t panel0 = (t - tasks[i]) * panels, left = sq_weight_panels(q[i].w) - panel0;
+            panel_products(&q[i], &b, panel0, left < panels ? left : panels,
                            q[i].y + at * q[i].ldy);
         }
     }

@@ -1,66 +1,20 @@
 /* Products with rounded inputs, AVX-512 VNNI: dpbusd adds four codes (unsigned) times inputs
- * (signed) to a 32-bit lane, exactly; a register is one word of the sixteen rows of a panel. */
+ * (signed) to a 32-bit lane, exactly; a register is one word of the sixteen rows of a panel. On
+ * Zen 4 a dpbusd, a multiplication and an fma take the same pipes, one a cycle; shifts, additions,
+ * conversions and permutations take others, and stores in a row hold both up (docs/PERFORMANCE.md).
+ * gcc keeps an array of registers in memory when a loop over it is unrolled late: sums by name. */
 #include <immintrin.h>
 #include <string.h>
 
 #include "kernels/internal.h"
 
-enum { MOST_LANES = 8, MOST_PANELS = 3, AHEAD = 2048 };
+enum { AHEAD = 2048 };
 
 static inline __m512i four(const int8_t *p) {
     int32_t v;
     memcpy(&v, p, 4);
     return _mm512_set1_epi32(v);
 }
-
-/* gcc keeps an array of registers in memory when a loop over it is unrolled late: sums by name, of
- * up to eight rows in up to three panels; of the high plane of up to four. */
-#define EACH_LOW(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7)
-#define EACH_HIGH(M) M(0) M(1) M(2) M(3)
-#define START_LOW(i)                                                                               \
-    __m512i la##i = start(i < rows, zero[0], sums + (i < rows ? i : 0));                           \
-    __m512i lb##i = start(i < rows && panels == 3, zero[1], sums + (i < rows ? i : 0));            \
-    __m512i lc##i = start(i < rows && panels == 3, zero[2], sums + (i < rows ? i : 0));
-#define START_HIGH(i) __m512i ha##i = _mm512_setzero_si512(), hb##i = ha##i, hc##i = ha##i;
-/* One panel: every other four columns have sums of their own, so that no sum waits for the last. */
-#define ADD(has, s, i, lane, odd)                                                                  \
-    if (has) {                                                                                     \
-        __m512i v = four(x + 4 * (lane));                                                          \
-        if (panels == 1 && odd) {                                                                  \
-            s##b##i = _mm512_dpbusd_epi32(s##b##i, q[0], v);                                       \
-        } else {                                                                                   \
-            s##a##i = _mm512_dpbusd_epi32(s##a##i, q[0], v);                                       \
-        }                                                                                          \
-        s##b##i = panels == 3 ? _mm512_dpbusd_epi32(s##b##i, q[1], v) : s##b##i;                   \
-        s##c##i = panels == 3 ? _mm512_dpbusd_epi32(s##c##i, q[2], v) : s##c##i;                   \
-    }
-#define ADD_LOW(i) ADD(i < rows, l, i, i, 0)
-#define ADD_LOW_ODD(i) ADD(i < rows, l, i, i, 1)
-#define ADD_HIGH(i) ADD(planes == 2 && i < rows, h, i, rows + i, 0)
-#define ADD_HIGH_ODD(i) ADD(planes == 2 && i < rows, h, i, rows + i, 1)
-/* Else gcc keeps some of them in memory within the loop, for registers that it wants behind it. */
-#define HOLD(has, a, b, c)                                                                         \
-    if (has) {                                                                                     \
-        __asm__("" : "+v"(a), "+v"(b));                                                            \
-        a = panels == 1 ? _mm512_add_epi32(a, b) : a;                                              \
-    }                                                                                              \
-    if ((has) && panels == 3) {                                                                    \
-        __asm__("" : "+v"(c));                                                                     \
-    }
-#define HOLD_LOW(i) HOLD(i < rows, la##i, lb##i, lc##i)
-#define HOLD_HIGH(i) HOLD(planes == 2 && i < rows, ha##i, hb##i, hc##i)
-#define JOIN(i)                                                                                    \
-    if (planes == 2) {                                                                             \
-        la##i = _mm512_add_epi32(la##i, _mm512_slli_epi32(ha##i, 8));                              \
-        lb##i = _mm512_add_epi32(lb##i, _mm512_slli_epi32(hb##i, 8));                              \
-        lc##i = _mm512_add_epi32(lc##i, _mm512_slli_epi32(hc##i, 8));                              \
-    }
-#define FINISH(i)                                                                                  \
-    if (i < rows) {                                                                                \
-        acc[i][0] = finish(planes, scale[0], la##i, x_scales[i], acc[i][0]);                       \
-        acc[i][1] = panels == 3 ? finish(planes, scale[1], lb##i, x_scales[i], acc[i][1]) : none;  \
-        acc[i][2] = panels == 3 ? finish(planes, scale[2], lc##i, x_scales[i], acc[i][2]) : none;  \
-    }
 
 static inline __m512 scales_at(const sq_weight *w, int64_t at) {
     if (w->half == NULL) {
@@ -69,18 +23,22 @@ static inline __m512 scales_at(const sq_weight *w, int64_t at) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(w->half + at)));
 }
 
-static inline __m512i minus_zeros_at(const sq_weight *w, int bits, int64_t at) {
+static inline __m512i zeros_at(const sq_weight *w, int bits, int64_t at) {
     if (w->zeros == NULL) {
-        return _mm512_set1_epi32(-(1 << (bits - 1)));
+        return _mm512_set1_epi32(1 << (bits - 1));
     }
-    __m128i z = _mm_loadu_si128((const __m128i *)(const void *)(w->zeros + at));
-    return _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_cvtepu8_epi32(z));
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(w->zeros + at)));
 }
 
-/* What the zero points take from a row's sum of codes. */
-static inline __attribute__((always_inline)) __m512i start(int has, __m512i minus_zero,
-                                                           const int32_t *sum) {
-    return has ? _mm512_mullo_epi32(minus_zero, _mm512_set1_epi32(*sum)) : _mm512_setzero_si512();
+/* Four columns of each row of a panel, the first or the second half of eight. */
+static inline __attribute__((always_inline)) __m512i words(int bits, const uint8_t *codes,
+                                                           int half) {
+    const __m512i low = _mm512_set1_epi8(15);
+    if (bits == 8) {
+        return _mm512_loadu_si512(codes + 64 * half);
+    }
+    __m512i v = _mm512_loadu_si512(codes);
+    return _mm512_and_si512(half ? _mm512_srli_epi16(v, 4) : v, low);
 }
 
 static inline __attribute__((always_inline)) __m512 finish(int planes, __m512 scale, __m512i sum,
@@ -90,112 +48,214 @@ static inline __attribute__((always_inline)) __m512 finish(int planes, __m512 sc
     return _mm512_fmadd_ps(scale, f, acc);
 }
 
-/* acc[row][panel] grows by what piece p, of group g, is: `columns` of x and of the codes; 1 or 3
- * panels. */
-static inline __attribute__((always_inline)) void
-piece(int rows, int planes, int panels, int bits, const sq_weight *w, int64_t panel0,
-      const sq_rounded *in, int64_t g, int64_t p, int64_t columns,
-      const uint8_t *const codes[MOST_PANELS], __m512 acc[MOST_LANES][MOST_PANELS]) {
-    const __m512i low = _mm512_set1_epi8(15);
-    const __m512 none = _mm512_setzero_ps();
-    const int lanes = rows * planes;
-    const int64_t bytes = columns * SQ_PANEL * bits / 8, groups = sq_weight_groups(w);
-    const int8_t *x = in->codes + p * columns * lanes;
-    const int32_t *sums = in->sums + p * rows;
-    const float *x_scales = in->scales + (planes == 2 ? p * rows : 0);
-    int64_t at[MOST_PANELS];
-    __m512i zero[MOST_PANELS];
-    __m512 scale[MOST_PANELS];
-    for (int j = 0; j < MOST_PANELS; j++) {
-        at[j] = ((panel0 + (j < panels ? j : 0)) * groups + g) * SQ_PANEL;
-        zero[j] = minus_zeros_at(w, bits, at[j]);
+/* Row `row`'s columns of a panel. */
+static inline __attribute__((always_inline)) void put(int planes, const sq_weight *w, int64_t panel,
+                                                      const sq_rounded *x, int row,
+                                                      const float *bias, float *y, int64_t ldy,
+                                                      __m512 v) {
+    int64_t c = panel * SQ_PANEL, left = w->n - c;
+    __mmask16 k = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff;
+    v = planes == 1 ? _mm512_mul_ps(v, _mm512_set1_ps(x->scales[row])) : v;
+    if (x->zeros != NULL) {
+        v = _mm512_fnmadd_ps(_mm512_set1_ps(x->zeros[row]), _mm512_loadu_ps(w->sums + c), v);
     }
-    EACH_LOW(START_LOW)
-    EACH_HIGH(START_HIGH)
-    for (int64_t b = 0; b < bytes; b += 16 * bits) { /* eight columns */
-        __m512i q[MOST_PANELS] = {low, low, low};
-        for (int j = 0; j < panels; j++) {
-            q[j] = _mm512_loadu_si512(codes[j] + b);
-            q[j] = bits == 4 ? _mm512_and_si512(q[j], low) : q[j];
-            for (int line = 0; lanes <= 2 && line < 16 * bits; line += 64) {
-                _mm_prefetch((const char *)codes[j] + b + line + AHEAD, _MM_HINT_T0);
-            }
-        }
-        EACH_LOW(ADD_LOW)
-        EACH_HIGH(ADD_HIGH)
-        x += 4 * lanes;
-        for (int j = 0; j < panels; j++) {
-            const __m512i more = _mm512_loadu_si512(codes[j] + b + (bits == 4 ? 0 : 64));
-            q[j] = bits == 4 ? _mm512_and_si512(_mm512_srli_epi16(more, 4), low) : more;
-        }
-        EACH_LOW(ADD_LOW_ODD)
-        EACH_HIGH(ADD_HIGH_ODD)
-        x += 4 * lanes;
-    }
-    EACH_LOW(HOLD_LOW)
-    EACH_HIGH(HOLD_HIGH)
-    EACH_HIGH(JOIN)
-    for (int j = 0; j < MOST_PANELS; j++) {
-        scale[j] = scales_at(w, at[j]);
-    }
-    EACH_LOW(FINISH)
-    for (int j = 0; w->offsets != NULL && j < panels; j++) {
-        __m512 offset = _mm512_loadu_ps(w->offsets + at[j]);
-        for (int i = 0; i < rows; i++) {
-            acc[i][j] = _mm512_fmadd_ps(offset, _mm512_set1_ps(in->worth[p * rows + i]), acc[i][j]);
-        }
-    }
+    v = bias == NULL ? v : _mm512_add_ps(v, _mm512_maskz_loadu_ps(k, bias + c));
+    _mm512_mask_storeu_ps(y + row * ldy + c, k, v);
 }
 
-/* `rows` rows in `planes` times `panels` panels. */
-static inline __attribute__((always_inline)) void tile(int rows, int planes, int panels, int bits,
-                                                       const sq_weight *w, int64_t panel0,
-                                                       const sq_rounded *x, const float *bias,
-                                                       float *y, int64_t ldy) {
-    int64_t columns = sq_weight_columns(w) / x->pieces, bytes = columns * SQ_PANEL * bits / 8;
-    const uint8_t *codes[MOST_PANELS];
-    __m512 acc[MOST_LANES][MOST_PANELS];
-    for (int j = 0; j < panels; j++) {
-        codes[j] = sq_weight_panel(w, panel0 + j);
-        for (int i = 0; i < rows; i++) {
-            acc[i][j] = _mm512_setzero_ps();
-            _mm_prefetch((const char *)(y + i * ldy + (panel0 + j) * SQ_PANEL), _MM_HINT_T0);
+/* Up to eight rows, or four of two planes, in one panel: every other four columns have sums of
+ * their own, so that no sum waits for the last. */
+#define EACH_OF_EIGHT(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7)
+#define NONE(i) __m512 f##i = _mm512_setzero_ps();
+#define BEGIN(i)                                                                                   \
+    __m512i a##i = _mm512_setzero_si512(), b##i = a##i, ha##i = a##i, hb##i = a##i;                \
+    if (i < rows) {                                                                                \
+        a##i = _mm512_mullo_epi32(_mm512_set1_epi32(-sums[i]), zero);                              \
+    }
+#define ADD(i, s, half)                                                                            \
+    if (i < rows) {                                                                                \
+        const int8_t *v = x + 4 * (i + (half)*lanes);                                              \
+        s##i = _mm512_dpbusd_epi32(s##i, q, four(v));                                              \
+        h##s##i = planes == 2 ? _mm512_dpbusd_epi32(h##s##i, q, four(v + 4 * rows)) : h##s##i;     \
+    }
+#define ADD_EVEN(i) ADD(i, a, 0)
+#define ADD_ODD(i) ADD(i, b, 1)
+/* Else gcc keeps some of them in memory within the loop, for registers that it wants behind it. */
+#define HOLD(i)                                                                                    \
+    if (i < rows) {                                                                                \
+        __asm__("" : "+v"(a##i), "+v"(b##i), "+v"(f##i));                                          \
+    }                                                                                              \
+    if (i < rows && planes == 2) {                                                                 \
+        __asm__("" : "+v"(ha##i), "+v"(hb##i));                                                    \
+    }
+#define WORTH(i)                                                                                   \
+    if (i < rows) {                                                                                \
+        a##i = _mm512_add_epi32(a##i, b##i);                                                       \
+        ha##i = _mm512_slli_epi32(_mm512_add_epi32(ha##i, hb##i), 8);                              \
+        a##i = planes == 2 ? _mm512_add_epi32(a##i, ha##i) : a##i;                                 \
+        f##i = finish(planes, scale, a##i, x_scales[i], f##i);                                     \
+    }
+#define OFFSET(i)                                                                                  \
+    if (i < rows) {                                                                                \
+        const __m512 worth = _mm512_set1_ps(in->worth[p * rows + i]);                              \
+        f##i = _mm512_fmadd_ps(_mm512_loadu_ps(w->offsets + at), worth, f##i);                     \
+    }
+#define END(i)                                                                                     \
+    if (i < rows) {                                                                                \
+        put(planes, w, panel, in, i, bias, y, ldy, f##i);                                          \
+    }
+
+static inline __attribute__((always_inline)) void one_panel(int rows, int planes, int bits,
+                                                            const sq_weight *w, int64_t panel,
+                                                            const sq_rounded *in, const float *bias,
+                                                            float *y, int64_t ldy) {
+    const int lanes = rows * planes;
+    const int64_t groups = sq_weight_groups(w), split = in->pieces / groups,
+                  bytes = sq_panel_bytes(w) / in->pieces;
+    const uint8_t *codes = sq_weight_panel(w, panel), *end = codes;
+    const int8_t *x = in->codes;
+    EACH_OF_EIGHT(NONE)
+    for (int64_t p = 0; p < in->pieces; p++) {
+        const int64_t at = (panel * groups + p / split) * SQ_PANEL;
+        const int32_t *sums = in->sums + p * rows;
+        const float *x_scales = in->scales + (planes == 2 ? p * rows : 0);
+        const __m512i zero = zeros_at(w, bits, at);
+        EACH_OF_EIGHT(BEGIN)
+        for (end += bytes; codes < end; codes += 16 * bits, x += 8 * lanes) { /* eight columns */
+            for (int line = 0; lanes <= 4 && line < 16 * bits; line += 64) {
+                _mm_prefetch((const char *)codes + line + AHEAD, _MM_HINT_T0);
+            }
+            __m512i q = words(bits, codes, 0);
+            EACH_OF_EIGHT(ADD_EVEN)
+            q = words(bits, codes, 1);
+            EACH_OF_EIGHT(ADD_ODD)
+        }
+        EACH_OF_EIGHT(HOLD)
+        const __m512 scale = scales_at(w, at);
+        EACH_OF_EIGHT(WORTH)
+        if (w->offsets != NULL) {
+            EACH_OF_EIGHT(OFFSET)
         }
     }
-    int64_t groups = sq_weight_groups(w), split = x->pieces / groups;
-    for (int64_t g = 0, p = 0; g < groups; g++) {
-        for (int64_t end = p + split; p < end; p++) {
-            piece(rows, planes, panels, bits, w, panel0, x, g, p, columns, codes, acc);
+    EACH_OF_EIGHT(END)
+}
+
+/* Rows `row` .. `row` + 3, in three panels or, of two planes, in two: sums a and b of the first
+ * two; c of the third, or c and d the high planes' of the first two. */
+#define EACH_OF_FOUR(M) M(0) M(1) M(2) M(3)
+#define NONE4(i)                                                                                   \
+    __m512 fa##i = _mm512_setzero_ps(), fb##i = fa##i, fc##i = fa##i;                              \
+    for (int j = 0; j < panels; j++) { /* what will be written */                                  \
+        _mm_prefetch((const char *)(y + (row + i) * ldy + (panel + j) * SQ_PANEL), _MM_HINT_T0);   \
+    }
+#define BEGIN4(i)                                                                                  \
+    const __m512i sum##i = _mm512_set1_epi32(-sums[i]), all##i = _mm512_mullo_epi32(sum##i, iota); \
+    __m512i a##i = start(bits, zero[0], sum##i, all##i),                                           \
+            b##i = start(bits, zero[1], sum##i, all##i), c##i = _mm512_setzero_si512(),            \
+            d##i = c##i;                                                                           \
+    c##i = planes == 1 ? start(bits, zero[2], sum##i, all##i) : c##i;
+#define ADD4(i, half)                                                                              \
+    {                                                                                              \
+        const __m512i v = four(x + 4 * (i + (half)*lanes));                                        \
+        a##i = _mm512_dpbusd_epi32(a##i, q[0], v);                                                 \
+        b##i = _mm512_dpbusd_epi32(b##i, q[1], v);                                                 \
+        const __m512i u = planes == 1 ? v : four(x + 4 * (rows + i + (half)*lanes));               \
+        c##i = _mm512_dpbusd_epi32(c##i, q[planes == 1 ? 2 : 0], u);                               \
+        d##i = planes == 1 ? d##i : _mm512_dpbusd_epi32(d##i, q[1], u);                            \
+    }
+#define ADD4_EVEN(i) ADD4(i, 0)
+#define ADD4_ODD(i) ADD4(i, 1)
+#define HOLD4(i)                                                                                   \
+    __asm__("" : "+v"(a##i), "+v"(b##i), "+v"(c##i), "+v"(fa##i), "+v"(fb##i));                    \
+    if (planes == 2) {                                                                             \
+        __asm__("" : "+v"(d##i));                                                                  \
+    } else {                                                                                       \
+        __asm__("" : "+v"(fc##i));                                                                 \
+    }
+#define WORTH4(i)                                                                                  \
+    if (planes == 2) {                                                                             \
+        a##i = _mm512_add_epi32(a##i, _mm512_slli_epi32(c##i, 8));                                 \
+        b##i = _mm512_add_epi32(b##i, _mm512_slli_epi32(d##i, 8));                                 \
+    }                                                                                              \
+    fa##i = finish(planes, scale[0], a##i, x_scales[i], fa##i);                                    \
+    fb##i = finish(planes, scale[1], b##i, x_scales[i], fb##i);                                    \
+    fc##i = planes == 1 ? finish(planes, scale[2], c##i, x_scales[i], fc##i) : fc##i;
+#define OFFSET4(i)                                                                                 \
+    {                                                                                              \
+        const __m512 worth = _mm512_set1_ps(in->worth[p * rows + row + i]);                        \
+        fa##i = _mm512_fmadd_ps(_mm512_loadu_ps(w->offsets + at[0]), worth, fa##i);                \
+        fb##i = _mm512_fmadd_ps(_mm512_loadu_ps(w->offsets + at[1]), worth, fb##i);                \
+        fc##i = _mm512_fmadd_ps(_mm512_loadu_ps(w->offsets + at[panels - 1]), worth, fc##i);       \
+    }
+#define END4(i)                                                                                    \
+    put(planes, w, panel, in, row + i, bias, y, ldy, fa##i);                                       \
+    put(planes, w, panel + 1, in, row + i, bias, y, ldy, fb##i);                                   \
+    if (panels == 3) {                                                                             \
+        put(planes, w, panel + 2, in, row + i, bias, y, ldy, fc##i);                               \
+    }
+
+/* Zero points times minus the sum of a row's codes; `all`: times 0 to 15. */
+static inline __attribute__((always_inline)) __m512i start(int bits, __m512i zero, __m512i sum,
+                                                           __m512i all) {
+    return bits == 4 ? _mm512_permutexvar_epi32(zero, all) : _mm512_mullo_epi32(zero, sum);
+}
+
+static inline __attribute__((always_inline)) void
+four_rows(int rows, int planes, int bits, const sq_weight *w, int64_t panel, const sq_rounded *in,
+          int row, const float *bias, float *y, int64_t ldy) {
+    enum { MOST = 3 };
+    const int panels = planes == 1 ? 3 : 2, lanes = rows * planes;
+    const int64_t groups = sq_weight_groups(w), split = in->pieces / groups,
+                  all = sq_panel_bytes(w), bytes = all / in->pieces;
+    const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const uint8_t *codes = sq_weight_panel(w, panel), *end = codes;
+    const int8_t *x = in->codes + 4 * row;
+    EACH_OF_FOUR(NONE4)
+    for (int64_t p = 0; p < in->pieces; p++) {
+        const int32_t *sums = in->sums + p * rows + row;
+        const float *x_scales = in->scales + row + (planes == 2 ? p * rows : 0);
+        int64_t at[MOST];
+        __m512i zero[MOST], q[MOST];
+        __m512 scale[MOST];
+        for (int j = 0; j < panels; j++) {
+            at[j] = ((panel + j) * groups + p / split) * SQ_PANEL;
+            zero[j] = zeros_at(w, bits, at[j]);
+        }
+        EACH_OF_FOUR(BEGIN4)
+        for (end += bytes; codes < end; codes += 16 * bits, x += 8 * lanes) { /* eight columns */
             for (int j = 0; j < panels; j++) {
-                codes[j] += bytes;
+                q[j] = words(bits, codes + j * all, 0);
             }
+            EACH_OF_FOUR(ADD4_EVEN)
+            for (int j = 0; j < panels; j++) {
+                q[j] = words(bits, codes + j * all, 1);
+            }
+            EACH_OF_FOUR(ADD4_ODD)
+        }
+        EACH_OF_FOUR(HOLD4)
+        for (int j = 0; j < panels; j++) {
+            scale[j] = scales_at(w, at[j]);
+        }
+        EACH_OF_FOUR(WORTH4)
+        if (w->offsets != NULL) {
+            EACH_OF_FOUR(OFFSET4)
         }
     }
-    for (int j = 0; j < panels; j++) {
-        int64_t c = (panel0 + j) * SQ_PANEL, left = w->n - c;
-        __mmask16 k = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff;
-        __m512 add = bias == NULL ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(k, bias + c);
-        for (int i = 0; i < rows; i++) {
-            __m512 v = acc[i][j];
-            v = planes == 1 ? _mm512_mul_ps(v, _mm512_set1_ps(x->scales[i])) : v;
-            if (x->zeros != NULL) {
-                v = _mm512_fnmadd_ps(_mm512_set1_ps(x->zeros[i]), _mm512_loadu_ps(w->sums + c), v);
-            }
-            _mm512_mask_storeu_ps(y + i * ldy + c, k, bias == NULL ? v : _mm512_add_ps(v, add));
-        }
-    }
+    EACH_OF_FOUR(END4)
 }
 
 #define TILE(rows, planes, bits)                                                                   \
-    static void tile_##rows##_##planes##_##bits(const sq_weight *w, int64_t panel0,                \
-                                                int64_t panels, const sq_rounded *x,               \
-                                                const float *bias, float *y, int64_t ldy) {        \
-        int64_t j = 0;                                                                             \
-        for (; rows > 1 && j + 3 <= panels; j += 3) { /* one row: one stream */                    \
-            tile(rows, planes, 3, bits, w, panel0 + j, x, bias, y, ldy);                           \
+    static void tile_##rows##_##planes##_##bits(const sq_weight *w, int64_t panel, int64_t panels, \
+                                                const sq_rounded *x, const float *bias, float *y,  \
+                                                int64_t ldy) {                                     \
+        const int64_t end = panel + panels, wide = planes == 1 ? 3 : 2;                            \
+        for (; rows >= 4 && panel + wide <= end; panel += wide) {                                  \
+            for (int row = 0; row < rows; row += 4) {                                              \
+                four_rows(rows, planes, bits, w, panel, x, row, bias, y, ldy);                     \
+            }                                                                                      \
         }                                                                                          \
-        for (; j < panels; j++) {                                                                  \
-            tile(rows, planes, 1, bits, w, panel0 + j, x, bias, y, ldy);                           \
+        for (; panel < end; panel++) {                                                             \
+            one_panel(rows, planes, bits, w, panel, x, bias, y, ldy);                              \
         }                                                                                          \
     }
 #define TILES(bits)                                                                                \
@@ -208,14 +268,14 @@ TILES(8)
 typedef void (*tile_fn)(const sq_weight *, int64_t, int64_t, const sq_rounded *, const float *,
                         float *, int64_t);
 
-static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
+static void int_tile(const sq_weight *w, int64_t panel, int64_t panels, const sq_rounded *x,
                      const float *bias, float *y, int64_t ldy) {
     static const tile_fn tiles[2][2][4] = {{{tile_1_1_4, tile_2_1_4, tile_4_1_4, tile_8_1_4},
                                             {tile_1_2_4, tile_2_2_4, tile_4_2_4, NULL}},
                                            {{tile_1_1_8, tile_2_1_8, tile_4_1_8, tile_8_1_8},
                                             {tile_1_2_8, tile_2_2_8, tile_4_2_8, NULL}}};
     int rows = x->rows == 1 ? 0 : x->rows == 2 ? 1 : x->rows == 4 ? 2 : 3;
-    tiles[w->kind == SQ_W_Q8][x->planes - 1][rows](w, panel0, panels, x, bias, y, ldy);
+    tiles[w->kind == SQ_W_Q8][x->planes - 1][rows](w, panel, panels, x, bias, y, ldy);
 }
 
 void sq_kernels_init_avx512_vnni(sq_kernels *k) {
