@@ -63,7 +63,7 @@ static inline __attribute__((always_inline)) void put(int planes, const sq_weigh
     _mm512_mask_storeu_ps(y + row * ldy + c, k, v);
 }
 
-/* Up to eight rows, or four of two planes, in one panel: every other four columns have sums of
+/* Up to eight rows, or four of two planes, panel by panel: every other four columns have sums of
  * their own, so that no sum waits for the last. */
 #define EACH_OF_EIGHT(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7)
 #define NONE(i) __m512 f##i = _mm512_setzero_ps();
@@ -105,39 +105,44 @@ static inline __attribute__((always_inline)) void put(int planes, const sq_weigh
         put(planes, w, panel, in, i, bias, y, ldy, f##i);                                          \
     }
 
-static inline __attribute__((always_inline)) void one_panel(int rows, int planes, int bits,
-                                                            const sq_weight *w, int64_t panel,
-                                                            const sq_rounded *in, const float *bias,
-                                                            float *y, int64_t ldy) {
+static inline __attribute__((always_inline)) void
+few_rows(int rows, int planes, int bits, const sq_weight *w, int64_t panel, int64_t end,
+         const sq_rounded *in, const float *bias, float *y, int64_t ldy) {
     const int lanes = rows * planes;
     const int64_t groups = sq_weight_groups(w), split = in->pieces / groups,
                   bytes = sq_panel_bytes(w) / in->pieces;
-    const uint8_t *codes = sq_weight_panel(w, panel), *end = codes;
-    const int8_t *x = in->codes;
-    EACH_OF_EIGHT(NONE)
-    for (int64_t p = 0; p < in->pieces; p++) {
-        const int64_t at = (panel * groups + p / split) * SQ_PANEL;
-        const int32_t *sums = in->sums + p * rows;
-        const float *x_scales = in->scales + (planes == 2 ? p * rows : 0);
-        const __m512i zero = zeros_at(w, bits, at);
-        EACH_OF_EIGHT(BEGIN)
-        for (end += bytes; codes < end; codes += 16 * bits, x += 8 * lanes) { /* eight columns */
-            for (int line = 0; lanes <= 4 && line < 16 * bits; line += 64) {
-                _mm_prefetch((const char *)codes + line + AHEAD, _MM_HINT_T0);
+    const uint8_t *codes = sq_weight_panel(w, panel), *until = codes;
+    int64_t at = panel * groups * SQ_PANEL;
+    for (; panel < end; panel++) {
+        const int8_t *x = in->codes;
+        EACH_OF_EIGHT(NONE)
+        for (int64_t p = 0, left = split; p < in->pieces; p++) {
+            const int32_t *sums = in->sums + p * rows;
+            const float *x_scales = in->scales + (planes == 2 ? p * rows : 0);
+            const __m512i zero = zeros_at(w, bits, at);
+            EACH_OF_EIGHT(BEGIN)
+            for (until += bytes; codes < until; codes += 16 * bits, x += 8 * lanes) {
+                for (int line = 0; lanes <= 4 && line < 16 * bits; line += 64) {
+                    _mm_prefetch((const char *)codes + line + AHEAD, _MM_HINT_T0);
+                }
+                __m512i q = words(bits, codes, 0); /* eight columns */
+                EACH_OF_EIGHT(ADD_EVEN)
+                q = words(bits, codes, 1);
+                EACH_OF_EIGHT(ADD_ODD)
             }
-            __m512i q = words(bits, codes, 0);
-            EACH_OF_EIGHT(ADD_EVEN)
-            q = words(bits, codes, 1);
-            EACH_OF_EIGHT(ADD_ODD)
+            EACH_OF_EIGHT(HOLD)
+            const __m512 scale = scales_at(w, at);
+            EACH_OF_EIGHT(WORTH)
+            if (w->offsets != NULL) {
+                EACH_OF_EIGHT(OFFSET)
+            }
+            if (--left == 0) { /* the next group */
+                left = split;
+                at += SQ_PANEL;
+            }
         }
-        EACH_OF_EIGHT(HOLD)
-        const __m512 scale = scales_at(w, at);
-        EACH_OF_EIGHT(WORTH)
-        if (w->offsets != NULL) {
-            EACH_OF_EIGHT(OFFSET)
-        }
+        EACH_OF_EIGHT(END)
     }
-    EACH_OF_EIGHT(END)
 }
 
 /* Rows `row` .. `row` + 3, in three panels or, of two planes, in two: sums a and b of the first
@@ -183,9 +188,10 @@ static inline __attribute__((always_inline)) void one_panel(int rows, int planes
 #define OFFSET4(i)                                                                                 \
     {                                                                                              \
         const __m512 worth = _mm512_set1_ps(in->worth[p * rows + row + i]);                        \
-        fa##i = _mm512_fmadd_ps(_mm512_loadu_ps(w->offsets + at[0]), worth, fa##i);                \
-        fb##i = _mm512_fmadd_ps(_mm512_loadu_ps(w->offsets + at[1]), worth, fb##i);                \
-        fc##i = _mm512_fmadd_ps(_mm512_loadu_ps(w->offsets + at[panels - 1]), worth, fc##i);       \
+        fa##i = _mm512_fmadd_ps(_mm512_loadu_ps(w->offsets + at), worth, fa##i);                   \
+        fb##i = _mm512_fmadd_ps(_mm512_loadu_ps(w->offsets + at + step), worth, fb##i);            \
+        fc##i =                                                                                    \
+            _mm512_fmadd_ps(_mm512_loadu_ps(w->offsets + at + (panels - 1) * step), worth, fc##i); \
     }
 #define END4(i)                                                                                    \
     put(planes, w, panel, in, row + i, bias, y, ldy, fa##i);                                       \
@@ -206,20 +212,19 @@ four_rows(int rows, int planes, int bits, const sq_weight *w, int64_t panel, con
     enum { MOST = 3 };
     const int panels = planes == 1 ? 3 : 2, lanes = rows * planes;
     const int64_t groups = sq_weight_groups(w), split = in->pieces / groups,
-                  all = sq_panel_bytes(w), bytes = all / in->pieces;
+                  all = sq_panel_bytes(w), bytes = all / in->pieces, step = groups * SQ_PANEL;
+    int64_t at = panel * step;
     const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const uint8_t *codes = sq_weight_panel(w, panel), *end = codes;
     const int8_t *x = in->codes + 4 * row;
     EACH_OF_FOUR(NONE4)
-    for (int64_t p = 0; p < in->pieces; p++) {
+    for (int64_t p = 0, left = split; p < in->pieces; p++) {
         const int32_t *sums = in->sums + p * rows + row;
         const float *x_scales = in->scales + row + (planes == 2 ? p * rows : 0);
-        int64_t at[MOST];
         __m512i zero[MOST], q[MOST];
         __m512 scale[MOST];
         for (int j = 0; j < panels; j++) {
-            at[j] = ((panel + j) * groups + p / split) * SQ_PANEL;
-            zero[j] = zeros_at(w, bits, at[j]);
+            zero[j] = zeros_at(w, bits, at + j * step);
         }
         EACH_OF_FOUR(BEGIN4)
         for (end += bytes; codes < end; codes += 16 * bits, x += 8 * lanes) { /* eight columns */
@@ -234,11 +239,15 @@ four_rows(int rows, int planes, int bits, const sq_weight *w, int64_t panel, con
         }
         EACH_OF_FOUR(HOLD4)
         for (int j = 0; j < panels; j++) {
-            scale[j] = scales_at(w, at[j]);
+            scale[j] = scales_at(w, at + j * step);
         }
         EACH_OF_FOUR(WORTH4)
         if (w->offsets != NULL) {
             EACH_OF_FOUR(OFFSET4)
+        }
+        if (--left == 0) { /* the next group */
+            left = split;
+            at += SQ_PANEL;
         }
     }
     EACH_OF_FOUR(END4)
@@ -254,9 +263,7 @@ four_rows(int rows, int planes, int bits, const sq_weight *w, int64_t panel, con
                 four_rows(rows, planes, bits, w, panel, x, row, bias, y, ldy);                     \
             }                                                                                      \
         }                                                                                          \
-        for (; panel < end; panel++) {                                                             \
-            one_panel(rows, planes, bits, w, panel, x, bias, y, ldy);                              \
-        }                                                                                          \
+        few_rows(rows, planes, bits, w, panel, end, x, bias, y, ldy);                              \
     }
 #define TILES(bits)                                                                                \
     TILE(1, 1, bits)                                                                               \
