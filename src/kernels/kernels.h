@@ -215,10 +215,11 @@ typedef struct sq_kernels {
     void (*widen_i8)(float *dst, const int8_t *src, float scale, int64_t n); /* dst = scale * src */
     /* Rounded inputs. lo <= 0 and hi >= 0 of x, both NaN when a number is none. */
     void (*range)(const float *x, int64_t n, float *lo, float *hi);
-    /* q = x / scale + zero, to the nearest even whole number of -128..127 */
-    void (*round_i8)(int8_t *q, const float *x, float scale, float zero, int64_t n);
-    /* high * 256 + low = x * inverse to the nearest even whole number; at most 32512 in size. */
-    void (*round_i16)(int8_t *low, int8_t *high, const float *x, float inverse, int64_t n);
+    /* q = x / scale + zero, to the nearest even whole number of -128..127; returns their sum. */
+    int32_t (*round_i8)(int8_t *q, const float *x, float scale, float zero, int64_t n);
+    /* high * 256 + low = x * inverse to the nearest even whole number; at most 32512 in size.
+     * Returns their sum (modulo 2^32). */
+    int32_t (*round_i16)(int8_t *low, int8_t *high, const float *x, float inverse, int64_t n);
     /* y[row * ldy + c] of the panels' columns c (of all n): over pieces p in order, d_p the exact
      * sum of (code - zero point) * x, f = (float)d_p, with planes 2 times x scale; acc = fma(w
      * scale, f, acc); with offsets acc = fma(offset, x worth, acc). At the end, with planes 1, acc

@@ -66,18 +66,24 @@ static void range(const float *x, int64_t n, float *lo, float *hi) {
     *hi = none ? NAN : b;
 }
 
-static void round_i8(int8_t *q, const float *x, float scale, float zero, int64_t n) {
+static int32_t round_i8(int8_t *q, const float *x, float scale, float zero, int64_t n) {
+    uint32_t sum = 0;
     for (int64_t i = 0; i < n; i++) {
         q[i] = (int8_t)rintf(fminf(fmaxf(x[i] / scale + zero, -128.0f), 127.0f));
+        sum += (uint32_t)q[i];
     }
+    return (int32_t)sum;
 }
 
-static void round_i16(int8_t *low, int8_t *high, const float *x, float inverse, int64_t n) {
+static int32_t round_i16(int8_t *low, int8_t *high, const float *x, float inverse, int64_t n) {
+    uint32_t sum = 0;
     for (int64_t i = 0; i < n; i++) {
         int q = (int)rintf(x[i] * inverse), h = (q + 128) >> 8;
         high[i] = (int8_t)h;
         low[i] = (int8_t)(q - 256 * h);
+        sum += (uint32_t)q;
     }
+    return (int32_t)sum;
 }
 
 /* The exact sum of (code - zero) * x over a piece; word: the row's first of the piece. */

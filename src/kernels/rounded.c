@@ -126,13 +126,15 @@ static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) 
     return 1;
 }
 
-/* One piece of one row: n numbers x as `planes` rows of codes[stride]; its scale. */
+/* One piece of one row: n numbers x as `planes` rows of codes[stride], their sum in *sum; its
+ * scale. */
 static float round_piece(const sq_kernels *kn, sq_rounding how, const float *x, int64_t n,
-                         int64_t stride, float scale, float zero, int8_t *codes) {
+                         int64_t stride, float scale, float zero, int8_t *codes, int32_t *sum) {
+    *sum = 0;
     memset(codes, 0, (size_t)(how == SQ_ROUND_16 ? 2 * stride : stride));
     if (how != SQ_ROUND_16) {
         if (scale > 0 && n > 0) {
-            kn->round_i8(codes, x, scale, zero, n);
+            *sum = kn->round_i8(codes, x, scale, zero, n);
         }
         return scale;
     }
@@ -145,19 +147,8 @@ static float round_piece(const sq_kernels *kn, sq_rounding how, const float *x, 
     if (top < 1e-30f) { /* its inverse may not be a number */
         return 0;
     }
-    kn->round_i16(codes, codes + stride, x, 32512.0f / top, n);
+    *sum = kn->round_i16(codes, codes + stride, x, 32512.0f / top, n);
     return top / 32512.0f;
-}
-
-static int32_t codes_sum(const int8_t *codes, int planes, int64_t stride) {
-    int32_t low = 0, high = 0;
-    for (int64_t c = 0; c < stride; c++) {
-        low += codes[c];
-    }
-    for (int64_t c = stride; c < planes * stride; c++) {
-        high += codes[c];
-    }
-    return low + 256 * high;
 }
 
 /* A piece's codes into row `row` of a tile, which interleaves its rows: four columns at a time, or
@@ -180,8 +171,11 @@ static void lay_row(const sq_rounded *t, int words, int row, int64_t p, int64_t 
     for (int plane = 0; plane < t->planes; plane++) {
         const int8_t *q = codes + plane * stride;
         int8_t *to = t->codes + (p * stride * lanes + (int64_t)(plane * t->rows + row) * 4);
-        for (int64_t c = 0; c < stride; c += 4) {
-            memcpy(to + c * lanes, q + c, 4);
+        for (int64_t c = 0; c < stride; c += 8) {
+            int32_t two[2];
+            memcpy(two, q + c, 8);
+            memcpy(to + c * lanes, &two[0], 4);
+            memcpy(to + (c + 4) * lanes, &two[1], 4);
         }
     }
 }
@@ -215,8 +209,9 @@ static void round_row(const block *b, const sq_weight *w, sq_rounding how, const
             }
             from = ordered;
         }
-        float own = round_piece(kn, how, from, n, stride, scale, zero, codes);
-        t->sums[i] += codes_sum(codes, t->planes, stride);
+        int32_t sum;
+        float own = round_piece(kn, how, from, n, stride, scale, zero, codes, &sum);
+        t->sums[i] += sum;
         t->worth[i] = (t->planes == 1 ? 1.0f : own) * (float)t->sums[i];
         t->scales[t->planes == 1 ? row : i] = own;
         lay_row(t, b->words, row, p, stride, codes);

@@ -37,31 +37,47 @@ static inline __m256i round8(const float *x, __m256 scale, __m256 zero) {
     return _mm256_cvtps_epi32(v);
 }
 
-static void round_i8(int8_t *q, const float *x, float scale, float zero, int64_t n) {
+/* The eight lanes together with `rest`. */
+static inline int32_t sum8(__m256i v, uint32_t rest) {
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+    return (int32_t)((uint32_t)_mm_cvtsi128_si32(s) + rest);
+}
+
+static int32_t round_i8(int8_t *q, const float *x, float scale, float zero, int64_t n) {
     const __m256 s = _mm256_set1_ps(scale), z = _mm256_set1_ps(zero);
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), one = _mm256_set1_epi16(1);
+    __m256i sum = _mm256_setzero_si256();
+    uint32_t rest = 0;
     int64_t i = 0;
     for (; i + 32 <= n; i += 32) {
         __m256i a = _mm256_packs_epi32(round8(x + i, s, z), round8(x + i + 8, s, z));
         __m256i b = _mm256_packs_epi32(round8(x + i + 16, s, z), round8(x + i + 24, s, z));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_add_epi16(a, b), one));
         a = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order);
         _mm256_storeu_si256((__m256i *)(void *)(q + i), a);
     }
     for (; i < n; i++) {
         q[i] = (int8_t)rintf(fminf(fmaxf(x[i] / scale + zero, -128.0f), 127.0f));
+        rest += (uint32_t)q[i];
     }
+    return sum8(sum, rest);
 }
 
-static void round_i16(int8_t *low, int8_t *high, const float *x, float inverse, int64_t n) {
+static int32_t round_i16(int8_t *low, int8_t *high, const float *x, float inverse, int64_t n) {
     const __m256 s = _mm256_set1_ps(inverse);
     const __m256i half = _mm256_set1_epi32(128);
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256i sum = _mm256_setzero_si256();
+    uint32_t rest = 0;
     int64_t i = 0;
     for (; i + 32 <= n; i += 32) {
         __m256i l[4], h[4];
         for (int j = 0; j < 4; j++) {
             __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8 * j), s));
             h[j] = _mm256_srai_epi32(_mm256_add_epi32(q, half), 8);
+            sum = _mm256_add_epi32(sum, q);
             l[j] = _mm256_sub_epi32(q, _mm256_slli_epi32(h[j], 8));
         }
         for (int j = 0; j < 2; j++) {
@@ -76,7 +92,9 @@ static void round_i16(int8_t *low, int8_t *high, const float *x, float inverse, 
         int q = (int)rintf(x[i] * inverse), h = (q + 128) >> 8;
         high[i] = (int8_t)h;
         low[i] = (int8_t)(q - 256 * h);
+        rest += (uint32_t)q;
     }
+    return sum8(sum, rest);
 }
 
 void sq_rounded_init_avx2(sq_kernels *k) {

@@ -29,24 +29,32 @@ static inline int16x4_t round4(const float *x, float32x4_t scale, float32x4_t ze
     return vmovn_s32(vcvtnq_s32_f32(v));
 }
 
-static void round_i8(int8_t *q, const float *x, float scale, float zero, int64_t n) {
+static int32_t round_i8(int8_t *q, const float *x, float scale, float zero, int64_t n) {
     const float32x4_t s = vdupq_n_f32(scale), z = vdupq_n_f32(zero);
+    int32x4_t sum = vdupq_n_s32(0);
+    uint32_t rest = 0;
     int64_t i = 0;
     for (; i + 8 <= n; i += 8) {
         int16x8_t v = vcombine_s16(round4(x + i, s, z), round4(x + i + 4, s, z));
+        sum = vpadalq_s16(sum, v);
         vst1_s8(q + i, vmovn_s16(v));
     }
     for (; i < n; i++) {
         q[i] = (int8_t)rintf(fminf(fmaxf(x[i] / scale + zero, -128.0f), 127.0f));
+        rest += (uint32_t)q[i];
     }
+    return (int32_t)((uint32_t)vaddvq_s32(sum) + rest);
 }
 
-static void round_i16(int8_t *low, int8_t *high, const float *x, float inverse, int64_t n) {
+static int32_t round_i16(int8_t *low, int8_t *high, const float *x, float inverse, int64_t n) {
+    int32x4_t sum = vdupq_n_s32(0);
+    uint32_t rest = 0;
     int64_t i = 0;
     for (; i + 8 <= n; i += 8) {
         int32x4_t a = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + i), inverse));
         int32x4_t b = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + i + 4), inverse));
         int16x8_t q = vcombine_s16(vmovn_s32(a), vmovn_s32(b));
+        sum = vpadalq_s16(sum, q);
         vst1_s8(high + i, vrshrn_n_s16(q, 8)); /* (q + 128) >> 8 */
         vst1_s8(low + i, vmovn_s16(q));
     }
@@ -54,7 +62,9 @@ static void round_i16(int8_t *low, int8_t *high, const float *x, float inverse, 
         int q = (int)rintf(x[i] * inverse), h = (q + 128) >> 8;
         high[i] = (int8_t)h;
         low[i] = (int8_t)(q - 256 * h);
+        rest += (uint32_t)q;
     }
+    return (int32_t)((uint32_t)vaddvq_s32(sum) + rest);
 }
 
 /* Two products of a 4-bit code are 16 bits still; of codes -128 and inputs -128 they are not. */

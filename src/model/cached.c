@@ -102,10 +102,7 @@ static void round_query(const tile *t, int64_t row, const float *x, int8_t *to) 
     t->q_sums[row] = 0;
     memset(to, 0, (size_t)(2 * t->width));
     if (top >= 1e-30f && isfinite(top)) { /* else its inverse may not be a number */
-        kn->round_i16(to, to + t->width, x, most / top, t->width);
-    }
-    for (int64_t i = 0; i < t->width; i++) {
-        t->q_sums[row] += to[i] + 256 * to[t->width + i];
+        t->q_sums[row] = kn->round_i16(to, to + t->width, x, most / top, t->width);
     }
 }
 

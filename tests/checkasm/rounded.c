@@ -223,12 +223,13 @@ static void rows_of_inputs(const sq_kernels *ref) {
         verdict("range", n, lo == want_lo && hi == want_hi, 0, 0);
         memset(a, 77, sizeof a);
         memcpy(b, a, sizeof b);
-        isa->round_i8(a, x, 0.013f, -7.0f, n);
-        ref->round_i8(b, x, 0.013f, -7.0f, n);
-        verdict("round_i8", n, memcmp(a, b, sizeof a) == 0, 0, 0);
-        isa->round_i16(a, c, x, 500.0f, n);
-        ref->round_i16(b, d, x, 500.0f, n);
-        verdict("round_i16", n, memcmp(a, b, sizeof a) == 0 && memcmp(c, d, sizeof c) == 0, 0, 0);
+        int32_t sum = isa->round_i8(a, x, 0.013f, -7.0f, n);
+        int32_t want = ref->round_i8(b, x, 0.013f, -7.0f, n);
+        verdict("round_i8", n, memcmp(a, b, sizeof a) == 0 && sum == want, 0, 0);
+        sum = isa->round_i16(a, c, x, 500.0f, n);
+        want = ref->round_i16(b, d, x, 500.0f, n);
+        verdict("round_i16", n,
+                memcmp(a, b, sizeof a) == 0 && memcmp(c, d, sizeof c) == 0 && sum == want, 0, 0);
         x[n * 5 / 7] = NAN;
         isa->range(x, n, &lo, &hi);
         verdict("range of NaN", n, isnan(lo) && isnan(hi), 0, 0);
