@@ -74,6 +74,12 @@ static inline int64_t sq_piece_columns(const sq_weight *w, int64_t p) {
     int64_t left = w->group - p % sq_weight_split(w) * sq_weight_stride(w);
     return left < 0 ? 0 : left < sq_weight_stride(w) ? left : sq_weight_stride(w);
 }
+/* Stored columns, whole words of eight, behind which there is padding alone. */
+static inline int64_t sq_weight_used(const sq_weight *w) {
+    int64_t last = w->k - 1, stride = sq_weight_stride(w);
+    int64_t piece = last / w->group * sq_weight_split(w) + last % w->group / stride;
+    return piece * stride + sq_round_up(last - sq_piece_start(w, piece) + 1, 8);
+}
 /* Scales of a row's inputs: where a row has one alone, all pieces of a group are summed as
  * integers, as far as 32 bits hold the sum, and 23 that of the inputs (rounded_avx2_tiles.c). */
 static inline int64_t sq_scale_pieces(const sq_weight *w, int planes) {

@@ -166,6 +166,8 @@ void sq_operand_add(const sq_operand *o, int64_t row, int64_t rows, int64_t colu
 typedef struct sq_rounded {
     int rows, planes; /* 1, 2, 4 or 8 rows; planes 1: low alone, 2: low and high; at most 8 lanes */
     int64_t pieces;   /* of a row, those with one sum: sq_scale_pieces */
+    int64_t columns;  /* of a piece, stored */
+    int64_t used;     /* columns of all pieces: those behind are zeros, in the weights too */
     int8_t *codes;    /* [columns / 4][planes][rows][4], or as the table's wide_inputs says */
     int32_t *sums;    /* [pieces][rows] of low + 256 high */
     float *scales;    /* planes 1: [rows]; planes 2: [pieces][rows] */

@@ -112,11 +112,14 @@ static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) 
     int8_t *q = (int8_t *)p + head;
     float *f = (float *)(void *)(q + codes); /* columns are whole words */
     b->zeros = f + 3 * numbers;
+    int64_t used = sq_weight_used(w);
     for (int64_t t = 0; t < tiles; t++, q += lanes * bytes * b->columns) {
         float *own = f + 3 * t * lanes * b->pieces;
         b->tiles[t] = (sq_rounded){.rows = lanes,
                                    .planes = planes,
                                    .pieces = b->pieces,
+                                   .columns = b->columns / b->pieces,
+                                   .used = used,
                                    .codes = q,
                                    .zeros = zeros ? b->zeros + t * lanes : NULL,
                                    .scales = own,

@@ -109,19 +109,22 @@ static inline __attribute__((always_inline)) void
 few_rows(int rows, int planes, int bits, const sq_weight *w, int64_t panel, int64_t end,
          const sq_rounded *in, const float *bias, float *y, int64_t ldy) {
     const int lanes = rows * planes;
-    const int64_t groups = sq_weight_groups(w), split = in->pieces / groups,
-                  bytes = sq_panel_bytes(w) / in->pieces;
-    const uint8_t *codes = sq_weight_panel(w, panel), *until = codes;
+    const int64_t groups = sq_weight_groups(w), split = in->pieces / groups, column = 2 * bits,
+                  bytes = in->columns * column, all = in->pieces * bytes;
+    const uint8_t *first = (const uint8_t *)w->data + panel * all;
     int64_t at = panel * groups * SQ_PANEL;
-    for (; panel < end; panel++) {
-        const int8_t *x = in->codes;
+    for (; panel < end; panel++, first += all) {
+        const uint8_t *stop = first + in->used * column;
         EACH_OF_EIGHT(NONE)
         for (int64_t p = 0, left = split; p < in->pieces; p++) {
             const int32_t *sums = in->sums + p * rows;
             const float *x_scales = in->scales + (planes == 2 ? p * rows : 0);
             const __m512i zero = zeros_at(w, bits, at);
             EACH_OF_EIGHT(BEGIN)
-            for (until += bytes; codes < until; codes += 16 * bits, x += 8 * lanes) {
+            const int8_t *x = in->codes + p * in->columns * lanes;
+            const uint8_t *codes = first + p * bytes;
+            const uint8_t *until = codes + bytes < stop ? codes + bytes : stop;
+            for (; codes < until; codes += 8 * column, x += 8 * lanes) {
                 for (int line = 0; lanes <= 4 && line < 16 * bits; line += 64) {
                     _mm_prefetch((const char *)codes + line + AHEAD, _MM_HINT_T0);
                 }
@@ -211,12 +214,12 @@ four_rows(int rows, int planes, int bits, const sq_weight *w, int64_t panel, con
           int row, const float *bias, float *y, int64_t ldy) {
     enum { MOST = 3 };
     const int panels = planes == 1 ? 3 : 2, lanes = rows * planes;
-    const int64_t groups = sq_weight_groups(w), split = in->pieces / groups,
-                  all = sq_panel_bytes(w), bytes = all / in->pieces, step = groups * SQ_PANEL;
+    const int64_t groups = sq_weight_groups(w), split = in->pieces / groups, column = 2 * bits,
+                  bytes = in->columns * column, all = in->pieces * bytes, step = groups * SQ_PANEL;
     int64_t at = panel * step;
     const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const uint8_t *codes = sq_weight_panel(w, panel), *end = codes;
-    const int8_t *x = in->codes + 4 * row;
+    const uint8_t *first = (const uint8_t *)w->data + panel * all,
+                  *stop = first + in->used * column;
     EACH_OF_FOUR(NONE4)
     for (int64_t p = 0, left = split; p < in->pieces; p++) {
         const int32_t *sums = in->sums + p * rows + row;
@@ -227,7 +230,10 @@ four_rows(int rows, int planes, int bits, const sq_weight *w, int64_t panel, con
             zero[j] = zeros_at(w, bits, at + j * step);
         }
         EACH_OF_FOUR(BEGIN4)
-        for (end += bytes; codes < end; codes += 16 * bits, x += 8 * lanes) { /* eight columns */
+        const int8_t *x = in->codes + 4 * row + p * in->columns * lanes;
+        const uint8_t *codes = first + p * bytes;
+        const uint8_t *end = codes + bytes < stop ? codes + bytes : stop;
+        for (; codes < end; codes += 8 * column, x += 8 * lanes) { /* eight columns */
             for (int j = 0; j < panels; j++) {
                 q[j] = words(bits, codes + j * all, 0);
             }
