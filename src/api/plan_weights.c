@@ -43,7 +43,7 @@ static sq_status count_tensor(void *user, const char *name, sq_part part, int ra
     }
     int64_t groups = f.columns / f.group;
     int64_t stored = q->act_bits != 0 ? f.columns : sq_round_up(f.columns * q->bits, 32) / 8;
-    uint64_t packed = sq_packed_bytes(q->bits, n, f.columns, f.group, q->symmetric ? 2 : 3);
+    uint64_t packed = sq_packed_bytes(q->bits, n, k, f.columns, f.group, q->symmetric ? 2 : 3);
     p->part[part] += packed;
     p->packed[part] += packed;
     p->written += q->symmetric ? 2 : 3; /* scale, shape, zero points */
@@ -95,8 +95,37 @@ static int holds_codes(const sq_tensor *t) {
            (t->dtype == SQ_I8 && sq_ends_with(t->name, ".weight"));
 }
 
+typedef struct wanted {
+    const char *name;
+    int64_t columns;
+} wanted;
+
+static sq_status take_columns(void *user, const char *name, sq_part part, int rank,
+                              const int64_t *shape, sq_error *err) {
+    wanted *w = user;
+    (void)part;
+    (void)err;
+    if (strcmp(name, w->name) == 0) {
+        w->columns = 1;
+        for (int i = 1; i < rank; i++) {
+            w->columns *= shape[i];
+        }
+    }
+    return SQ_OK;
+}
+
+/* Columns of a module's weight, which its codes are padded behind; `stored` where none is known. */
+static int64_t columns_of(const sq_config *c, const char *stem, int64_t stored) {
+    char file[600], name[600];
+    wanted w = {name, 0};
+    snprintf(file, sizeof file, "%s.weight", stem);
+    int known = sq_arch_canonical(c->arch, file, name, sizeof name) &&
+                sq_config_tensors(c, take_columns, &w, NULL) == SQ_OK;
+    return known && w.columns > 0 && w.columns < stored ? w.columns : stored;
+}
+
 /* compressed-tensors' codes as the kernels hold them, without scales and sums. */
-static uint64_t code_bytes(const sq_qconfig *q, const sq_tensor *t) {
+static uint64_t code_bytes(const sq_config *c, const sq_qconfig *q, const sq_tensor *t) {
     char stem[512];
     sq_ct_scheme s = {.bits = 8};
     const char *dot = strrchr(t->name, '.');
@@ -104,15 +133,17 @@ static uint64_t code_bytes(const sq_qconfig *q, const sq_tensor *t) {
     if (q == NULL || !sq_qconfig_scheme(q, stem, &s) || (s.bits != 4 && s.bits != 8)) {
         return t->bytes;
     }
-    int64_t n = t->shape[0], k = t->shape[1] * (t->dtype == SQ_I8 ? 1 : 32 / s.bits);
-    int64_t group = s.group_size > 0 && s.group_size < k ? s.group_size : k;
-    return sq_packed_bytes(s.bits, n, k, group, 0) - (uint64_t)sq_round_up(n, 16) * sizeof(int32_t);
+    int64_t n = t->shape[0], stored = t->shape[1] * (t->dtype == SQ_I8 ? 1 : 32 / s.bits);
+    int64_t k = columns_of(c, stem, stored);
+    int64_t group = s.group_size > 0 && s.group_size < stored ? s.group_size : stored;
+    return sq_packed_bytes(s.bits, n, k, stored, group, 0) -
+           (uint64_t)sq_round_up(n, 16) * sizeof(int32_t);
 }
 
 /* Scales become f16 or f32 and bring offsets where there are zero points, which go into these;
  * orders of columns are held both ways, ggml's blocks become 4- or 8-bit rows. */
-static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_tensor *t,
-                          int *packed) {
+static uint64_t in_memory(const sq_config *config, const sq_checkpoint *c, const sq_qconfig *q,
+                          const sq_tensor *t, int *packed) {
     static const char *const gone[] = {".weight_zero_point", ".weight_shape", ".qzeros", ".g_idx",
                                        ".weight_g_idx"};
     static const char *const scale[][2] = {{".weight_scale", ".weight_zero_point"},
@@ -131,8 +162,8 @@ static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_
     }
     for (size_t i = 0; t->rank == 2 && i < sizeof blocks / sizeof *blocks; i++) {
         if (t->dtype == blocks[i].type) {
-            return sq_packed_bytes(blocks[i].bits, t->shape[0], t->shape[1], blocks[i].group,
-                                   blocks[i].scale);
+            return sq_packed_bytes(blocks[i].bits, t->shape[0], t->shape[1], t->shape[1],
+                                   blocks[i].group, blocks[i].scale);
         }
     }
     for (size_t i = 0; i < 2; i++) {
@@ -149,7 +180,7 @@ static uint64_t in_memory(const sq_checkpoint *c, const sq_qconfig *q, const sq_
     }
     if (t->rank == 2 && (sq_ends_with(t->name, ".weight_packed") ||
                          (t->dtype == SQ_I8 && sq_ends_with(t->name, ".weight")))) {
-        return code_bytes(q, t);
+        return code_bytes(config, q, t);
     }
     *packed = holds_codes(t) || t->owned;
     return t->bytes;
@@ -197,7 +228,7 @@ static sq_status count_file(sq_planning *p, const char *model, sq_error *err) {
         const sq_tensor *t = sq_checkpoint_at(c, i);
         sq_part part = part_of(&p->config, t->name);
         int packed = 0;
-        uint64_t bytes = in_memory(c, q, t, &packed);
+        uint64_t bytes = in_memory(&p->config, c, q, t, &packed);
         quantized |= holds_codes(t) && part < SQ_PART_HEAD;
         if (holds_codes(t) && part == SQ_PART_TEXT && p->bits == 0) {
             note_scheme(p, q, t);
@@ -226,9 +257,9 @@ sq_status sq_plan_weights(sq_planning *p, const char *model, int files, sq_error
         p->round_head = p->packed[SQ_PART_TEXT] > 0 && p->packed[head_of(&p->config)] == 0;
     }
     const int64_t *d = p->config.dims;
-    p->head = p->round_head
-                  ? sq_packed_bytes(8, d[SQ_D_VOCAB], sq_round_up(d[SQ_D_HIDDEN], 128), 128, 2)
-                  : 0;
+    p->head = p->round_head ? sq_packed_bytes(8, d[SQ_D_VOCAB], d[SQ_D_HIDDEN],
+                                              sq_round_up(d[SQ_D_HIDDEN], 128), 128, 2)
+                            : 0;
 fail:
     return st;
 }

@@ -43,10 +43,11 @@ void sq_kv_init_avx2(sq_kernels *k);
 void sq_kv_init_avx512_vnni(sq_kernels *k);
 
 /* Layout of packed codes. A group's columns are cut into pieces of at most 128, each filled up with
- * zeros to `stride` columns; x is held in the same order. Sixteen rows of the matrix are a panel
- * (the last one is filled up with zeros), [pieces][words of a piece][16 rows] of 32 bits, so that a
- * register is one word of every row. 4 bits: a word is eight columns, byte b of it columns b (low
- * half) and 4 + b (high half). 8 bits: four columns, byte after byte. Scales, zero points and
+ * zeros to `stride` columns; behind the matrix' last column no word is stored, so that the last
+ * pieces may be shorter, or nothing; x is held in the same order. Sixteen rows of the matrix are a
+ * panel (the last one is filled up with zeros), [pieces][words of a piece][16 rows] of 32 bits, so
+ * that a register is one word of every row. 4 bits: a word is eight columns, byte b of it columns b
+ * (low half) and 4 + b (high half). 8 bits: four columns, byte after byte. Scales, zero points and
  * offsets are [panels][groups][16]; w = (code - middle) * scale + offset, the offset of a zero
  * point (middle - zero) * scale. */
 enum { SQ_PANEL = 16, SQ_PIECE = 128 };
@@ -63,9 +64,6 @@ static inline int64_t sq_weight_pieces(const sq_weight *w) {
 static inline int64_t sq_weight_stride(const sq_weight *w) {
     return sq_round_up(sq_ceil_div(w->group, sq_weight_split(w)), 8);
 }
-static inline int64_t sq_weight_columns(const sq_weight *w) { /* stored */
-    return sq_weight_pieces(w) * sq_weight_stride(w);
-}
 /* First column of piece p, of k_padded, and how many it has. */
 static inline int64_t sq_piece_start(const sq_weight *w, int64_t p) {
     return p / sq_weight_split(w) * w->group + p % sq_weight_split(w) * sq_weight_stride(w);
@@ -74,11 +72,16 @@ static inline int64_t sq_piece_columns(const sq_weight *w, int64_t p) {
     int64_t left = w->group - p % sq_weight_split(w) * sq_weight_stride(w);
     return left < 0 ? 0 : left < sq_weight_stride(w) ? left : sq_weight_stride(w);
 }
-/* Stored columns, whole words of eight, behind which there is padding alone. */
-static inline int64_t sq_weight_used(const sq_weight *w) {
+/* Columns stored of all pieces: up to the matrix' last, whole words. */
+static inline int64_t sq_weight_columns(const sq_weight *w) {
     int64_t last = w->k - 1, stride = sq_weight_stride(w);
     int64_t piece = last / w->group * sq_weight_split(w) + last % w->group / stride;
     return piece * stride + sq_round_up(last - sq_piece_start(w, piece) + 1, 8);
+}
+/* Of `all`, those of piece p where each but the last ones has `columns`. */
+static inline int64_t sq_piece_stored(int64_t all, int64_t columns, int64_t p) {
+    int64_t left = all - p * columns;
+    return left < 0 ? 0 : left < columns ? left : columns;
 }
 /* Scales of a row's inputs: where a row has one alone, all pieces of a group are summed as
  * integers, as far as 32 bits hold the sum, and 23 that of the inputs (rounded_avx2_tiles.c). */

@@ -76,9 +76,9 @@ sq_status sq_weight_blocks(sq_weight *w, sq_dtype t, const void *data, int64_t n
                            sq_error *err);
 void sq_weight_free(sq_weight *w);
 size_t sq_weight_bytes(const sq_weight *w);
-/* What a packed matrix takes, known before it is: `scale` bytes a group are 2 for scales that are
- * exact in f16 and 1 more for zero points, else 4 and 4 more for offsets. */
-size_t sq_packed_bytes(int bits, int64_t n, int64_t k_padded, int64_t group, int scale);
+/* What a packed matrix of k columns takes, known before it is: `scale` bytes a group are 2 for
+ * scales that are exact in f16 and 1 more for zero points, else 4 and 4 more for offsets. */
+size_t sq_packed_bytes(int bits, int64_t n, int64_t k, int64_t k_padded, int64_t group, int scale);
 /* Writes rows [row0, row0+rows) as f32 [rows][k]. */
 void sq_weight_rows_f32(const sq_weight *w, int64_t row0, int64_t rows, float *out);
 
@@ -166,8 +166,8 @@ void sq_operand_add(const sq_operand *o, int64_t row, int64_t rows, int64_t colu
 typedef struct sq_rounded {
     int rows, planes; /* 1, 2, 4 or 8 rows; planes 1: low alone, 2: low and high; at most 8 lanes */
     int64_t pieces;   /* of a row, those with one sum: sq_scale_pieces */
-    int64_t columns;  /* of a piece, stored */
-    int64_t used;     /* columns of all pieces: those behind are zeros, in the weights too */
+    int64_t columns;  /* stored of such a piece, but for the last ones: sq_piece_stored */
+    int64_t stored;   /* of all pieces: sq_weight_columns */
     int8_t *codes;    /* [columns / 4][planes][rows][4], or as the table's wide_inputs says */
     int32_t *sums;    /* [pieces][rows] of low + 256 high */
     float *scales;    /* planes 1: [rows]; planes 2: [pieces][rows] */

@@ -104,18 +104,19 @@ static int32_t piece_sum(const sq_weight *w, const uint8_t *word, const sq_round
 
 static void int_tile(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
                      const float *bias, float *y, int64_t ldy) {
-    int64_t pieces = x->pieces, stride = sq_weight_columns(w) / pieces;
-    int64_t split = pieces / sq_weight_groups(w);
+    int64_t pieces = x->pieces, split = pieces / sq_weight_groups(w);
+    int64_t piece_bytes = x->columns * SQ_PANEL / (w->kind == SQ_W_Q4 ? 2 : 1);
     int64_t end = (panel0 + panels) * SQ_PANEL < w->n ? (panel0 + panels) * SQ_PANEL : w->n;
     for (int64_t c = panel0 * SQ_PANEL; c < end; c++) {
         for (int r = 0; r < x->rows; r++) {
             const uint8_t *word = sq_weight_panel(w, c / SQ_PANEL) + c % SQ_PANEL * 4;
             int64_t at = c / SQ_PANEL * sq_weight_groups(w) * SQ_PANEL + c % SQ_PANEL;
             float acc = 0;
-            for (int64_t p = 0; p < pieces; p++, word += sq_panel_bytes(w) / pieces) {
+            for (int64_t p = 0; p < pieces; p++, word += piece_bytes) {
                 int64_t g = at + p / split * SQ_PANEL, i = p * x->rows + r;
                 int zero = w->zeros == NULL ? sq_weight_middle(w) : w->zeros[g];
-                float d = (float)piece_sum(w, word, x, p * stride, stride, r, zero);
+                int64_t columns = sq_piece_stored(x->stored, x->columns, p);
+                float d = (float)piece_sum(w, word, x, p * x->columns, columns, r, zero);
                 d = x->planes == 1 ? d : x->scales[i] * d;
                 acc = fmaf(w->half != NULL ? sq_f16_to_f32(w->half[g]) : w->scales[g], d, acc);
                 if (w->offsets != NULL) {

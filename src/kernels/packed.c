@@ -4,7 +4,7 @@
 
 #include "kernels/internal.h"
 
-const char sq_packed_layout[] = "panels of 16 rows, pieces of 128 columns; 1";
+const char sq_packed_layout[] = "panels of 16 rows, pieces of 128 columns, none behind the last; 2";
 
 enum { CODES, SCALES, OFFSETS, HALF, ZEROS, SUMS, PLACE };
 

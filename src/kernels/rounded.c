@@ -101,6 +101,7 @@ static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) 
                  .columns = sq_weight_columns(w),
                  .pieces = sq_scale_pieces(w, planes),
                  .words = words};
+    int64_t together = sq_weight_pieces(w) / b->pieces;
     size_t codes = (size_t)(all * bytes * b->columns), numbers = (size_t)(all * b->pieces);
     size_t head = (size_t)sq_round_up(tiles * (int64_t)sizeof(sq_rounded), 64);
     char *p = (char *)sq_thread_scratch(2, (head + codes) / sizeof(float) + 3 * numbers +
@@ -112,14 +113,13 @@ static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) 
     int8_t *q = (int8_t *)p + head;
     float *f = (float *)(void *)(q + codes); /* columns are whole words */
     b->zeros = f + 3 * numbers;
-    int64_t used = sq_weight_used(w);
     for (int64_t t = 0; t < tiles; t++, q += lanes * bytes * b->columns) {
         float *own = f + 3 * t * lanes * b->pieces;
         b->tiles[t] = (sq_rounded){.rows = lanes,
                                    .planes = planes,
                                    .pieces = b->pieces,
-                                   .columns = b->columns / b->pieces,
-                                   .used = used,
+                                   .columns = together * sq_weight_stride(w),
+                                   .stored = b->columns,
                                    .codes = q,
                                    .zeros = zeros ? b->zeros + t * lanes : NULL,
                                    .scales = own,
@@ -159,13 +159,14 @@ static float round_piece(const sq_kernels *kn, sq_rounding how, const float *x, 
 static void lay_row(const sq_rounded *t, int words, int row, int64_t p, int64_t stride,
                     const int8_t *codes) {
     int lanes = t->rows * t->planes;
+    int64_t end = sq_piece_stored(t->stored, stride, p);
     if (words) {
         int8_t *to = t->codes + (p * stride * t->rows + (int64_t)row * 2) * 2;
         int16_t both[SQ_PIECE];
-        for (int64_t c = 0; c < stride; c++) {
+        for (int64_t c = 0; c < end; c++) {
             both[c] = (int16_t)(codes[c] + (t->planes == 2 ? 256 * codes[stride + c] : 0));
         }
-        for (int64_t c = 0; c < stride; c += 4, to += 8 * t->rows) {
+        for (int64_t c = 0; c < end; c += 4, to += 8 * t->rows) {
             memcpy(to, (int16_t[]){both[c], both[c + 2]}, 4);
             memcpy(to + 4 * t->rows, (int16_t[]){both[c + 1], both[c + 3]}, 4);
         }
@@ -174,7 +175,7 @@ static void lay_row(const sq_rounded *t, int words, int row, int64_t p, int64_t 
     for (int plane = 0; plane < t->planes; plane++) {
         const int8_t *q = codes + plane * stride;
         int8_t *to = t->codes + (p * stride * lanes + (int64_t)(plane * t->rows + row) * 4);
-        for (int64_t c = 0; c < stride; c += 8) {
+        for (int64_t c = 0; c < end; c += 8) {
             int32_t two[2];
             memcpy(two, q + c, 8);
             memcpy(to + c * lanes, &two[0], 4);

@@ -231,7 +231,7 @@ static inline __attribute__((always_inline)) void panel_rows(int n, int form, co
         product q = {.f = &f,
                      .x = x,
                      .p = c / together,
-                     .columns = stride,
+                     .columns = sq_piece_stored(x->stored, stride, c),
                      .codes = codes + c * stride * SQ_PANEL * bits / 8,
                      .x_codes = x->codes + c * stride * n * input,
                      .first = c % together == 0,

@@ -110,11 +110,11 @@ few_rows(int rows, int planes, int bits, const sq_weight *w, int64_t panel, int6
          const sq_rounded *in, const float *bias, float *y, int64_t ldy) {
     const int lanes = rows * planes;
     const int64_t groups = sq_weight_groups(w), split = in->pieces / groups, column = 2 * bits,
-                  bytes = in->columns * column, all = in->pieces * bytes;
+                  bytes = in->columns * column, all = in->stored * column;
     const uint8_t *first = (const uint8_t *)w->data + panel * all;
     int64_t at = panel * groups * SQ_PANEL;
     for (; panel < end; panel++, first += all) {
-        const uint8_t *stop = first + in->used * column;
+        const uint8_t *stop = first + all;
         EACH_OF_EIGHT(NONE)
         for (int64_t p = 0, left = split; p < in->pieces; p++) {
             const int32_t *sums = in->sums + p * rows;
@@ -215,11 +215,10 @@ four_rows(int rows, int planes, int bits, const sq_weight *w, int64_t panel, con
     enum { MOST = 3 };
     const int panels = planes == 1 ? 3 : 2, lanes = rows * planes;
     const int64_t groups = sq_weight_groups(w), split = in->pieces / groups, column = 2 * bits,
-                  bytes = in->columns * column, all = in->pieces * bytes, step = groups * SQ_PANEL;
+                  bytes = in->columns * column, all = in->stored * column, step = groups * SQ_PANEL;
     int64_t at = panel * step;
     const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const uint8_t *first = (const uint8_t *)w->data + panel * all,
-                  *stop = first + in->used * column;
+    const uint8_t *first = (const uint8_t *)w->data + panel * all, *stop = first + all;
     EACH_OF_FOUR(NONE4)
     for (int64_t p = 0, left = split; p < in->pieces; p++) {
         const int32_t *sums = in->sums + p * rows + row;

@@ -11,8 +11,7 @@ static inline __attribute__((always_inline)) void tile(int rows, int planes, int
                                                        const sq_weight *w, int64_t panel,
                                                        const sq_rounded *x, const float *bias,
                                                        float *y, int64_t ldy) {
-    int64_t pieces = x->pieces, stride = sq_weight_columns(w) / pieces;
-    int64_t split = pieces / sq_weight_groups(w);
+    int64_t pieces = x->pieces, split = pieces / sq_weight_groups(w);
     const uint8_t *codes = sq_weight_panel(w, panel);
     const int8_t *in = x->codes;
     enum { PARTS = SQ_PANEL / VN };
@@ -26,9 +25,10 @@ static inline __attribute__((always_inline)) void tile(int rows, int planes, int
         for (int r = 0; r < rows; r++) {
             start[r] = -(1 << (bits - 1)) * x->sums[p * rows + r];
         }
-        piece_sums(rows * planes, bits, stride, codes, in, start, d);
-        codes += stride * SQ_PANEL * bits / 8;
-        in += stride * rows * planes;
+        int64_t columns = sq_piece_stored(x->stored, x->columns, p);
+        piece_sums(rows * planes, bits, columns, codes, in, start, d);
+        codes += columns * SQ_PANEL * bits / 8;
+        in += columns * rows * planes;
         int64_t at = (panel * sq_weight_groups(w) + p / split) * SQ_PANEL;
         for (int r = 0; w->zeros != NULL && r < rows; r++) {
             for (int c = 0; c < SQ_PANEL; c++) {

@@ -19,14 +19,15 @@ sq_status sq_weight_dense(sq_weight *w, sq_dtype t, const void *data, int64_t n,
 
 /* Codes of one row, a byte a column of k_padded, into their place in the panel. */
 static void pack_row(sq_weight *w, int64_t row, const uint8_t *codes) {
-    int64_t stride = sq_weight_stride(w), pieces = sq_weight_pieces(w);
+    int64_t stride = sq_weight_stride(w), all = sq_weight_columns(w);
     uint8_t *to = (uint8_t *)w->owned + row / SQ_PANEL * sq_panel_bytes(w) + row % SQ_PANEL * 4;
-    for (int64_t p = 0; p < pieces; p++) {
+    for (int64_t p = 0; p * stride < all; p++) {
         uint8_t piece[SQ_PIECE];
         int64_t n = sq_piece_columns(w, p);
         memset(piece, 0, sizeof piece);
         memcpy(piece, codes + sq_piece_start(w, p), (size_t)n);
-        for (int64_t c = 0; c < stride; c += w->kind == SQ_W_Q4 ? 8 : 4, to += 4 * SQ_PANEL) {
+        int64_t end = sq_piece_stored(all, stride, p);
+        for (int64_t c = 0; c < end; c += w->kind == SQ_W_Q4 ? 8 : 4, to += 4 * SQ_PANEL) {
             uint64_t eight = 0;
             memcpy(&eight, piece + c, w->kind == SQ_W_Q4 ? 8 : 4);
             uint32_t word = (uint32_t)eight;
@@ -361,13 +362,16 @@ size_t sq_weight_bytes(const sq_weight *w) {
         break;
     }
     int scale = w->half != NULL ? 2 + (w->zeros != NULL) : w->offsets == NULL ? 4 : 8;
-    return sq_packed_bytes(w->kind == SQ_W_Q4 ? 4 : 8, w->n, w->k_padded, w->group, scale) +
+    return sq_packed_bytes(w->kind == SQ_W_Q4 ? 4 : 8, w->n, w->k, w->k_padded, w->group, scale) +
            (w->place == NULL ? 0 : 2 * k * sizeof *w->place);
 }
 
-size_t sq_packed_bytes(int bits, int64_t n, int64_t k_padded, int64_t group, int scale) {
-    sq_weight w = {
-        .kind = bits == 4 ? SQ_W_Q4 : SQ_W_Q8, .n = n, .k_padded = k_padded, .group = group};
+size_t sq_packed_bytes(int bits, int64_t n, int64_t k, int64_t k_padded, int64_t group, int scale) {
+    sq_weight w = {.kind = bits == 4 ? SQ_W_Q4 : SQ_W_Q8,
+                   .n = n,
+                   .k = k,
+                   .k_padded = k_padded,
+                   .group = group};
     int64_t scales = SQ_PANEL * (sq_weight_groups(&w) * scale + (int64_t)sizeof *w.sums);
     return (size_t)(sq_weight_panels(&w) * (sq_panel_bytes(&w) + scales));
 }
@@ -386,22 +390,23 @@ static inline void widen_word(const sq_weight *w, const uint8_t *word, float sca
 
 /* A row as it is stored: y[k_padded], or less where the caller's row ends. */
 static void widen_row(const sq_weight *w, int64_t row, float *y) {
-    int64_t pieces = sq_weight_pieces(w), stride = sq_weight_stride(w), split = sq_weight_split(w);
+    int64_t all = sq_weight_columns(w), stride = sq_weight_stride(w), split = sq_weight_split(w);
     int64_t per = w->kind == SQ_W_Q4 ? 8 : 4;
     const uint8_t *word = sq_weight_panel(w, row / SQ_PANEL) + row % SQ_PANEL * 4;
-    for (int64_t p = 0; p < pieces; p++) {
+    for (int64_t p = 0; p * stride < all; p++) {
         float scale, offset;
         int64_t first = sq_piece_start(w, p);
         group_at(w, row, p / split, &scale, &offset);
         int64_t n = sq_piece_columns(w, p);
         n = first + n > w->k ? w->k - first : n;
-        for (int64_t c = 0; c < stride; c += per, word += 4 * SQ_PANEL) {
+        int64_t end = sq_piece_stored(all, stride, p);
+        for (int64_t c = 0; c < end; c += per, word += 4 * SQ_PANEL) {
             if (c + per <= n) {
                 widen_word(w, word, scale, offset, y + first + c);
             } else if (c < n) {
-                float all[8];
-                widen_word(w, word, scale, offset, all);
-                memcpy(y + first + c, all, (size_t)(n - c) * sizeof *y);
+                float eight[8];
+                widen_word(w, word, scale, offset, eight);
+                memcpy(y + first + c, eight, (size_t)(n - c) * sizeof *y);
             }
         }
     }
