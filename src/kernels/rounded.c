@@ -133,25 +133,21 @@ static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) 
  * scale. */
 static float round_piece(const sq_kernels *kn, sq_rounding how, const float *x, int64_t n,
                          int64_t stride, float scale, float zero, int8_t *codes, int32_t *sum) {
+    float lo = 0, hi = 0;
+    if (how == SQ_ROUND_16) {
+        kn->range(x, n, &lo, &hi);
+    }
+    float top = -lo > hi ? -lo : hi;
+    int fine = lo == lo && isfinite(top), some = how == SQ_ROUND_16 ? top >= 1e-30f : scale > 0;
     *sum = 0;
-    memset(codes, 0, (size_t)(how == SQ_ROUND_16 ? 2 * stride : stride));
-    if (how != SQ_ROUND_16) {
-        if (scale > 0 && n > 0) {
-            *sum = kn->round_i8(codes, x, scale, zero, n);
-        }
-        return scale;
+    if (n < stride || !fine || !some) { /* below that the inverse may not be a number */
+        memset(codes, 0, (size_t)(how == SQ_ROUND_16 ? 2 * stride : stride));
     }
-    float lo, hi;
-    kn->range(x, n, &lo, &hi);
-    float top = fmaxf(-lo, hi);
-    if (lo != lo || !isfinite(top)) {
-        return NAN;
+    if (fine && some && n > 0) {
+        *sum = how == SQ_ROUND_16 ? kn->round_i16(codes, codes + stride, x, 32512.0f / top, n)
+                                  : kn->round_i8(codes, x, scale, zero, n);
     }
-    if (top < 1e-30f) { /* its inverse may not be a number */
-        return 0;
-    }
-    *sum = kn->round_i16(codes, codes + stride, x, 32512.0f / top, n);
-    return top / 32512.0f;
+    return how != SQ_ROUND_16 ? scale : !fine ? NAN : some ? top / 32512.0f : 0.0f;
 }
 
 /* A piece's codes into row `row` of a tile, which interleaves its rows: four columns at a time, or
@@ -196,15 +192,14 @@ static void round_row(const block *b, const sq_weight *w, sq_rounding how, const
         choose_scale(kn, x, w->k, how == SQ_ROUND_8_SYMMETRIC, &scale, &zero);
     }
     b->zeros[at] = scale * zero;
-    for (int64_t p = 0; p < b->pieces; p++) {
-        t->sums[p * t->rows + row] = 0;
-    }
-    int64_t pieces = sq_weight_pieces(w), together = pieces / b->pieces;
-    for (int64_t p = 0; p < pieces; p++) {
+    /* Of a piece: its first column, of which its group ends at `end`; those summed with it. */
+    int64_t first = 0, end = w->group, together = t->columns / stride, left = together;
+    int64_t i = row;
+    t->sums[i] = 0;
+    for (int64_t p = 0; first < w->k_padded; p++) {
         int8_t codes[2 * SQ_PIECE];
         float ordered[SQ_PIECE];
-        int64_t first = sq_piece_start(w, p), n = sq_piece_columns(w, p);
-        int64_t i = p / together * t->rows + row;
+        int64_t n = end - first < stride ? end - first : stride;
         const float *from = x + first;
         n = first + n > w->k ? w->k - first : n;
         if (w->order != NULL) {
@@ -219,6 +214,16 @@ static void round_row(const block *b, const sq_weight *w, sq_rounding how, const
         t->worth[i] = (t->planes == 1 ? 1.0f : own) * (float)t->sums[i];
         t->scales[t->planes == 1 ? row : i] = own;
         lay_row(t, b->words, row, p, stride, codes);
+        first += stride;
+        if (first >= end) {
+            first = end;
+            end += w->group;
+        }
+        if (--left == 0 && first < w->k_padded) {
+            left = together;
+            i += t->rows;
+            t->sums[i] = 0;
+        }
     }
 }
 
