@@ -8,18 +8,29 @@
 
 enum { MOST_WORDS = 64 }; /* of a row, laid out at once */
 
-/* Words [k, k + n) of m rows as 16-bit numbers, low + 256 high. */
+static inline __m256i sixteen(const int8_t *p) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+/* Words [k, k + n) of m rows as 16-bit numbers, low + 256 high. Broadcast as doubles: as integers
+ * they would take a place beside the products on Zen 4. */
 static void lay(const sq_kv_product *p, int m, int64_t row, int64_t k, int64_t n,
-                int64_t words[SQ_KV_ROWS][MOST_WORDS]) {
+                double words[SQ_KV_ROWS][MOST_WORDS]) {
     for (int r = 0; r < m; r++) {
-        const char *low = (const char *)p->a + 4 * ((row + r) * p->lda + k), *high = low + 4 * p->k;
-        for (int64_t i = 0; i < n; i++) {
-            int32_t l, h;
-            memcpy(&l, low + 4 * i, 4);
-            memcpy(&h, high + 4 * i, 4);
-            __m128i v = _mm_slli_epi16(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(h)), 8);
-            v = _mm_add_epi16(v, _mm_cvtepi8_epi16(_mm_cvtsi32_si128(l)));
-            words[r][i] = _mm_cvtsi128_si64(v);
+        const int8_t *low = (const int8_t *)p->a + 4 * ((row + r) * p->lda + k),
+                     *high = low + 4 * p->k;
+        int64_t i = 0;
+        for (; i + 4 <= n; i += 4) {
+            __m256i v = _mm256_slli_epi16(sixteen(high + 4 * i), 8);
+            v = _mm256_add_epi16(v, sixteen(low + 4 * i));
+            _mm256_storeu_pd(&words[r][i], _mm256_castsi256_pd(v));
+        }
+        for (; i < n; i++) {
+            int16_t v[4];
+            for (int j = 0; j < 4; j++) {
+                v[j] = (int16_t)(low[4 * i + j] + 256 * high[4 * i + j]);
+            }
+            memcpy(&words[r][i], v, sizeof v);
         }
     }
 }
@@ -41,14 +52,16 @@ static inline __attribute__((always_inline)) void put(const sq_kv_product *p, in
     _mm256_storeu_ps(c, p->add ? _mm256_add_ps(_mm256_loadu_ps(c), f) : f);
 }
 
+/* In place: left to itself, gcc keeps sums in memory. */
 static inline void add(__m256i *sum, __m256i codes, __m256i numbers) {
-    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(codes, numbers));
+    __m256i more = _mm256_madd_epi16(codes, numbers);
+    __asm__("vpaddd %1, %0, %0" : "+x"(*sum) : "x"(more));
 }
 
 #define START(r) __m256i s##r = _mm256_setzero_si256(), t##r = s##r;
 #define ADD(r)                                                                                     \
     if (r < m) {                                                                                   \
-        const __m256i v = _mm256_set1_epi64x(words[r][k]);                                         \
+        const __m256i v = _mm256_castpd_si256(_mm256_broadcast_sd(&words[r][k]));                  \
         add(&s##r, b0, v);                                                                         \
         add(&t##r, b1, v);                                                                         \
     }
@@ -60,7 +73,7 @@ static inline void add(__m256i *sum, __m256i codes, __m256i numbers) {
 /* Up to six rows by eight columns, half of a panel. */
 static inline __attribute__((always_inline)) void tile(int m, const sq_kv_product *p, int64_t row,
                                                        int64_t column,
-                                                       int64_t words[SQ_KV_ROWS][MOST_WORDS]) {
+                                                       double words[SQ_KV_ROWS][MOST_WORDS]) {
     const int64_t ldb = 4 * p->ldb;
     const char *b = (const char *)p->b + 4 * column;
     SQ_EACH_KV_ROW(START)
@@ -81,7 +94,7 @@ static inline __attribute__((always_inline)) void tile(int m, const sq_kv_produc
 }
 
 static void kv_i8(const sq_kv_product *p) {
-    int64_t words[SQ_KV_ROWS][MOST_WORDS];
+    double words[SQ_KV_ROWS][MOST_WORDS];
     for (int64_t i = 0; i < p->rows; i += SQ_KV_ROWS) {
         for (int64_t j = 0; j < p->n; j += 8) {
 #define TILE(m, wide, p, i, j) tile(m, p, i, j, words)
