@@ -299,11 +299,17 @@ static void block_products(const sq_product *q, int count, sq_rounding how, cons
     }
     /* A few rows wait for memory: each thread reads one long run. Many rows are work to balance. */
     int64_t chunk = rows > 8 ? 1 : sq_ceil_div(tasks[count], sq_threads());
+    int alone = rows <= 2; /* sooner done than waited for */
+    for (int64_t r = 0; alone && r < rows; r++) {
+        round_row(&b, q->w, how, x + (at + r) * ldx, r);
+    }
 #pragma omp parallel num_threads(sq_threads()) if (work > FEW_WORK)
     {
+        if (!alone) {
 #pragma omp for schedule(static)
-        for (int64_t r = 0; r < rows; r++) {
-            round_row(&b, q->w, how, x + (at + r) * ldx, r);
+            for (int64_t r = 0; r < rows; r++) {
+                round_row(&b, q->w, how, x + (at + r) * ldx, r);
+            }
         }
 #pragma omp for schedule(dynamic, chunk) nowait
         for (int64_t t = 0; t < tasks[count]; t++) {
