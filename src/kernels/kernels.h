@@ -168,6 +168,7 @@ typedef struct sq_rounded {
     int64_t pieces;   /* of a row, those with one sum: sq_scale_pieces */
     int64_t columns;  /* stored of such a piece, but for the last ones: sq_piece_stored */
     int64_t stored;   /* of all pieces: sq_weight_columns */
+    int few;          /* a tile or two: the weights come from memory for them */
     int8_t *codes;    /* [columns / 4][planes][rows][4], or as the table's wide_inputs says */
     int32_t *sums;    /* [pieces][rows] of low + 256 high */
     float *scales;    /* planes 1: [rows]; planes 2: [pieces][rows] */

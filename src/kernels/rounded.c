@@ -120,6 +120,7 @@ static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) 
                                    .pieces = b->pieces,
                                    .columns = together * sq_weight_stride(w),
                                    .stored = b->columns,
+                                   .few = tiles <= 2,
                                    .codes = q,
                                    .zeros = zeros ? b->zeros + t * lanes : NULL,
                                    .scales = own,

@@ -125,7 +125,7 @@ few_rows(int rows, int planes, int bits, const sq_weight *w, int64_t panel, int6
             const uint8_t *codes = first + p * bytes;
             const uint8_t *until = codes + bytes < stop ? codes + bytes : stop;
             for (; codes < until; codes += 8 * column, x += 8 * lanes) {
-                for (int line = 0; lanes <= 4 && line < 16 * bits; line += 64) {
+                for (int line = 0; (lanes <= 4 || in->few) && line < 16 * bits; line += 64) {
                     _mm_prefetch((const char *)codes + line + AHEAD, _MM_HINT_T0);
                 }
                 __m512i q = words(bits, codes, 0); /* eight columns */
@@ -263,7 +263,7 @@ four_rows(int rows, int planes, int bits, const sq_weight *w, int64_t panel, con
                                                 const sq_rounded *x, const float *bias, float *y,  \
                                                 int64_t ldy) {                                     \
         const int64_t end = panel + panels, wide = planes == 1 ? 3 : 2;                            \
-        for (; rows >= 4 && panel + wide <= end; panel += wide) {                                  \
+        for (; rows >= 4 && !x->few && panel + wide <= end; panel += wide) {                       \
             for (int row = 0; row < rows; row += 4) {                                              \
                 four_rows(rows, planes, bits, w, panel, x, row, bias, y, ldy);                     \
             }                                                                                      \
