@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernels/kv_tiles.h"
+#include "kernels/simd_avx2.h"
 
 enum { MOST_WORDS = 64 }; /* of a row, laid out at once */
 
@@ -134,9 +135,7 @@ static int32_t round_weights(int8_t *low, int8_t *high, const float *x, const fl
         _mm_storel_epi64((__m128i *)(void *)(low + i), _mm256_castsi256_si128(q));
         _mm_storel_epi64((__m128i *)(void *)(high + i), _mm256_castsi256_si128(h));
     }
-    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+    return v_sum_words(sum);
 }
 
 void sq_kv_init_avx2(sq_kernels *k) {

@@ -87,7 +87,7 @@ static void widened(const sq_product *q, sq_rounding how, const float *x, int64_
 typedef struct block {
     sq_rounded *tiles;
     float *zeros; /* [rows] scale * zero point, of rows rounded to 8 bits */
-    int64_t rows, columns, pieces;
+    int64_t rows;
     int words; /* inputs are 16-bit numbers */
 } block;
 
@@ -97,12 +97,10 @@ static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) 
     int bytes = words ? 2 : planes, most = wide ? SQ_WIDE_ROWS : 8 / planes;
     int lanes = rows >= most ? most : rows > 2 ? 4 : (int)rows;
     int64_t tiles = sq_ceil_div(rows, lanes), all = tiles * lanes;
-    *b = (block){.rows = rows,
-                 .columns = sq_weight_columns(w),
-                 .pieces = sq_scale_pieces(w, planes),
-                 .words = words};
-    int64_t together = sq_weight_pieces(w) / b->pieces;
-    size_t codes = (size_t)(all * bytes * b->columns), numbers = (size_t)(all * b->pieces);
+    int64_t columns = sq_weight_columns(w), pieces = sq_scale_pieces(w, planes);
+    int64_t together = sq_weight_pieces(w) / pieces;
+    *b = (block){.rows = rows, .words = words};
+    size_t codes = (size_t)(all * bytes * columns), numbers = (size_t)(all * pieces);
     size_t head = (size_t)sq_round_up(tiles * (int64_t)sizeof(sq_rounded), 64);
     char *p = (char *)sq_thread_scratch(2, (head + codes) / sizeof(float) + 3 * numbers +
                                                (size_t)all + 1);
@@ -113,19 +111,19 @@ static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) 
     int8_t *q = (int8_t *)p + head;
     float *f = (float *)(void *)(q + codes); /* columns are whole words */
     b->zeros = f + 3 * numbers;
-    for (int64_t t = 0; t < tiles; t++, q += lanes * bytes * b->columns) {
-        float *own = f + 3 * t * lanes * b->pieces;
+    for (int64_t t = 0; t < tiles; t++, q += lanes * bytes * columns) {
+        float *own = f + 3 * t * lanes * pieces;
         b->tiles[t] = (sq_rounded){.rows = lanes,
                                    .planes = planes,
-                                   .pieces = b->pieces,
+                                   .pieces = pieces,
                                    .columns = together * sq_weight_stride(w),
-                                   .stored = b->columns,
+                                   .stored = columns,
                                    .few = tiles <= 2,
                                    .codes = q,
                                    .zeros = zeros ? b->zeros + t * lanes : NULL,
                                    .scales = own,
-                                   .worth = own + lanes * b->pieces,
-                                   .sums = (int32_t *)(void *)(own + 2 * lanes * b->pieces)};
+                                   .worth = own + lanes * pieces,
+                                   .sums = (int32_t *)(void *)(own + 2 * lanes * pieces)};
     }
     return 1;
 }
@@ -232,8 +230,8 @@ static void round_row(const block *b, const sq_weight *w, sq_rounding how, const
 static void clear_rest(const block *b, int64_t tiles) {
     const sq_rounded *t = &b->tiles[tiles - 1];
     if (b->rows % t->rows != 0) {
-        size_t numbers = (size_t)(t->rows * b->pieces);
-        memset(t->codes, 0, (size_t)(t->rows * (b->words ? 2 : t->planes) * b->columns));
+        size_t numbers = (size_t)(t->rows * t->pieces);
+        memset(t->codes, 0, (size_t)(t->rows * (b->words ? 2 : t->planes) * t->stored));
         memset(t->scales, 0, 3 * numbers * sizeof(float));
         memset(b->zeros + (tiles - 1) * t->rows, 0, (size_t)t->rows * sizeof *b->zeros);
     }

@@ -37,14 +37,6 @@ static inline __m256i round8(const float *x, __m256 scale, __m256 zero) {
     return _mm256_cvtps_epi32(v);
 }
 
-/* The eight lanes together with `rest`. */
-static inline int32_t sum8(__m256i v, uint32_t rest) {
-    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
-    return (int32_t)((uint32_t)_mm_cvtsi128_si32(s) + rest);
-}
-
 static int32_t round_i8(int8_t *q, const float *x, float scale, float zero, int64_t n) {
     const __m256 s = _mm256_set1_ps(scale), z = _mm256_set1_ps(zero);
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), one = _mm256_set1_epi16(1);
@@ -62,7 +54,7 @@ static int32_t round_i8(int8_t *q, const float *x, float scale, float zero, int6
         q[i] = (int8_t)rintf(fminf(fmaxf(x[i] / scale + zero, -128.0f), 127.0f));
         rest += (uint32_t)q[i];
     }
-    return sum8(sum, rest);
+    return (int32_t)((uint32_t)v_sum_words(sum) + rest);
 }
 
 static int32_t round_i16(int8_t *low, int8_t *high, const float *x, float inverse, int64_t n) {
@@ -94,7 +86,7 @@ static int32_t round_i16(int8_t *low, int8_t *high, const float *x, float invers
         low[i] = (int8_t)(q - 256 * h);
         rest += (uint32_t)q;
     }
-    return sum8(sum, rest);
+    return (int32_t)((uint32_t)v_sum_words(sum) + rest);
 }
 
 void sq_rounded_init_avx2(sq_kernels *k) {

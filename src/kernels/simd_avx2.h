@@ -58,6 +58,13 @@ static inline __m256 v_i8(const int8_t *p) {
         _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
 }
 
+/* The eight lanes together, modulo 2^32. */
+static inline int32_t v_sum_words(__m256i v) {
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+
 #define v_even(p) /* of the bf16 pairs at p */                                                     \
     _mm256_castsi256_ps(                                                                           \
         _mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p)), 16))
