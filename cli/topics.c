@@ -228,7 +228,7 @@ const cli_topic cli_topics[] = {
      "SQ_ENOMEM,--memory"},
     {"option", "--cpu", NULL, NULL,
      "Which kernels may be chosen, by the names that `devices` lists: c, avx2, avx2_vnni, avx512, "
-     "avx512_vnni, avx512_bf16; on ARM neon, neon_dotprod. The best of them is taken, of all "
+     "avx512_vnni, avx512_bf16, amx; on ARM neon, neon_dotprod. The best of them is taken, of all "
      "otherwise. The environment "
      "variable SQUINT_CPU is the default. To compare, or to leave a faulty one out.",
      "--threads"},

@@ -1,5 +1,9 @@
 /* Flags and rows of x86-64: CPUID, and what the system saves of the registers (XCR0). */
 #include <cpuid.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "kernels/internal.h"
 
@@ -11,15 +15,27 @@ enum {
     AVX512_VNNI = 1 << 4,
     AVX512_BF16 = 1 << 5,
     AVX_VNNI = 1 << 6,
+    AMX = 1 << 7, /* tiles, of 8-bit integers and of bf16 */
     BASE = AVX2 | FMA | F16C,
 };
-const char *const sq_cpu_flag_names[] = {"avx2",        "fma",         "f16c",     "avx512",
-                                         "avx512_vnni", "avx512_bf16", "avx_vnni", NULL};
+const char *const sq_cpu_flag_names[] = {"avx2",        "fma",      "f16c", "avx512", "avx512_vnni",
+                                         "avx512_bf16", "avx_vnni", "amx",  NULL};
 
 static uint64_t xcr0(void) {
     uint32_t lo, hi;
     __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
     return (uint64_t)hi << 32 | lo;
+}
+
+/* A process gets the tile registers when it asks for them (Linux,
+ * Documentation/arch/x86/xstate.rst); its threads inherit that. */
+static int may_use_tiles(void) {
+#if defined __linux__ && defined SYS_arch_prctl
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
+#else
+    return 0;
+#endif
 }
 
 unsigned sq_cpu_detect(void) {
@@ -35,6 +51,9 @@ unsigned sq_cpu_detect(void) {
         return f;
     }
     f |= ymm && (b & bit_AVX2) ? AVX2 : 0;
+    unsigned tiles = bit_AMX_TILE | bit_AMX_INT8 | bit_AMX_BF16;
+    int saves_tiles = (saved & 0x60000) == 0x60000;
+    f |= zmm && saves_tiles && (d & tiles) == tiles && may_use_tiles() ? AMX : 0;
     unsigned all = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
     f |= zmm && (b & all) == all ? AVX512 : 0;
     f |= (f & AVX512) && (c & bit_AVX512VNNI) ? AVX512_VNNI : 0;
@@ -52,5 +71,6 @@ const sq_isa sq_isas[] = {
     {"avx512", BASE | AVX512, sq_kernels_init_avx512},
     {"avx512_vnni", BASE | AVX512 | AVX512_VNNI, sq_kernels_init_avx512_vnni},
     {"avx512_bf16", BASE | AVX512 | AVX512_VNNI | AVX512_BF16, sq_kernels_init_avx512_bf16},
+    {"amx", BASE | AVX512 | AVX512_VNNI | AVX512_BF16 | AMX, sq_kernels_init_amx},
     {NULL, 0, NULL},
 };

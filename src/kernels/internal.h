@@ -31,6 +31,7 @@ void sq_kernels_init_avx2_vnni(sq_kernels *k);
 void sq_kernels_init_avx512(sq_kernels *k);
 void sq_kernels_init_avx512_vnni(sq_kernels *k);
 void sq_kernels_init_avx512_bf16(sq_kernels *k);
+void sq_kernels_init_amx(sq_kernels *k);
 void sq_kernels_init_neon(sq_kernels *k);
 void sq_kernels_init_neon_dotprod(sq_kernels *k);
 /* The products with rounded inputs of these rows. */
@@ -41,6 +42,10 @@ void sq_rounded_init_neon(sq_kernels *k);
 void sq_kv_init_c(sq_kernels *k);
 void sq_kv_init_avx2(sq_kernels *k);
 void sq_kv_init_avx512_vnni(sq_kernels *k);
+/* The parts of the AMX row. */
+void sq_rounded_init_amx(sq_kernels *k);
+void sq_bf16_init_amx(sq_kernels *k);
+void sq_kv_init_amx(sq_kernels *k);
 
 /* Layout of packed codes. A group's columns are cut into pieces of at most 128, each filled up with
  * zeros to `stride` columns; behind the matrix' last column no word is stored, so that the last
