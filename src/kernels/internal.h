@@ -108,6 +108,13 @@ static inline int sq_wide_inputs(const sq_weight *w, int planes) {
     return planes == 2 || w->kind == SQ_W_Q8;
 }
 
+/* Where the table has int_many: rows from which it is asked, and of its tiles; columns of one of
+ * its steps, which a piece has one or two of (the last one filled up with zeros). */
+enum { SQ_MANY_FROM = 9, SQ_MANY_ROWS = 16, SQ_STEP = 64 };
+static inline int64_t sq_weight_steps(const sq_weight *w) {
+    return sq_ceil_div(sq_weight_stride(w), SQ_STEP);
+}
+
 /* Weight [row][c] as f32. */
 float sq_weight_at(const sq_weight *w, int64_t row, int64_t c);
 

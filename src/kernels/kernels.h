@@ -232,9 +232,14 @@ typedef struct sq_kernels {
     /* The same of so many tiles, one behind the other. NULL: int_tile is as good. */
     void (*int_tiles)(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
                       int64_t tiles, const float *bias, float *y, int64_t ldy);
-    /* Both take tiles of at most SQ_WIDE_ROWS rows and, unless 4-bit codes meet planes 1, x
-     * codes as 16-bit numbers, low + 256 high: [columns / 2][rows][2], of each four columns 0, 2,
-     * 1, 3. */
+    /* The same of many rows in tiles of sixteen, zeros behind the last one, x codes
+     * [pieces of w][planes][steps of 64 columns][16 rows][64]. Returns 0 without memory. NULL: the
+     * others are as good. */
+    int (*int_many)(const sq_weight *w, int64_t panel0, int64_t panels, const sq_rounded *x,
+                    int64_t rows, const float *bias, float *y, int64_t ldy);
+    /* int_tile and int_tiles take tiles of at most SQ_WIDE_ROWS rows and, unless 4-bit codes meet
+     * planes 1, x codes as 16-bit numbers, low + 256 high: [columns / 2][rows][2], of each four
+     * columns 0, 2, 1, 3. */
     int wide_inputs;
     /* Products of bf16 pairs summed in f32; all NULL where the CPU has none. narrow_bf16: n numbers
      * rounded to nearest even. pair_bf16: out[16] =

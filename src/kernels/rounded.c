@@ -89,17 +89,25 @@ typedef struct block {
     float *zeros; /* [rows] scale * zero point, of rows rounded to 8 bits */
     int64_t rows;
     int words; /* inputs are 16-bit numbers */
+    int many;  /* tiles are int_many's */
 } block;
 
+/* Columns of a tile's rows. */
+static int64_t laid_columns(const block *b, const sq_weight *w) {
+    return b->many ? sq_weight_pieces(w) * sq_weight_steps(w) * SQ_STEP : sq_weight_columns(w);
+}
+
 static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) {
+    const sq_kernels *kn = sq_kernels_get();
     int planes = how == SQ_ROUND_16 ? 2 : 1, zeros = how == SQ_ROUND_8;
-    int wide = sq_kernels_get()->wide_inputs, words = wide && sq_wide_inputs(w, planes);
+    int many = kn->int_many != NULL && rows >= SQ_MANY_FROM, wide = kn->wide_inputs;
+    int words = !many && wide && sq_wide_inputs(w, planes);
     int bytes = words ? 2 : planes, most = wide ? SQ_WIDE_ROWS : 8 / planes;
-    int lanes = rows >= most ? most : rows > 2 ? 4 : (int)rows;
+    int lanes = many ? SQ_MANY_ROWS : rows >= most ? most : rows > 2 ? 4 : (int)rows;
     int64_t tiles = sq_ceil_div(rows, lanes), all = tiles * lanes;
-    int64_t columns = sq_weight_columns(w), pieces = sq_scale_pieces(w, planes);
+    *b = (block){.rows = rows, .words = words, .many = many};
+    int64_t columns = laid_columns(b, w), pieces = sq_scale_pieces(w, planes);
     int64_t together = sq_weight_pieces(w) / pieces;
-    *b = (block){.rows = rows, .words = words};
     size_t codes = (size_t)(all * bytes * columns), numbers = (size_t)(all * pieces);
     size_t head = (size_t)sq_round_up(tiles * (int64_t)sizeof(sq_rounded), 64);
     char *p = (char *)sq_thread_scratch(2, (head + codes) / sizeof(float) + 3 * numbers +
@@ -117,7 +125,7 @@ static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) 
                                    .planes = planes,
                                    .pieces = pieces,
                                    .columns = together * sq_weight_stride(w),
-                                   .stored = columns,
+                                   .stored = sq_weight_columns(w),
                                    .few = tiles <= 2,
                                    .codes = q,
                                    .zeros = zeros ? b->zeros + t * lanes : NULL,
@@ -179,6 +187,21 @@ static void lay_row(const sq_rounded *t, int words, int row, int64_t p, int64_t 
     }
 }
 
+/* The same into a tile of int_many. */
+static void lay_many(const sq_rounded *t, int row, int64_t p, int64_t stride, const int8_t *codes) {
+    for (int64_t plane = 0; plane < t->planes; plane++) {
+        for (int64_t c = 0; c < stride; c += SQ_STEP) {
+            int8_t *to = t->codes +
+                         ((p * t->planes + plane) * sq_ceil_div(stride, SQ_STEP) * SQ_STEP + c) *
+                             SQ_MANY_ROWS +
+                         row * SQ_STEP;
+            int64_t n = stride - c < SQ_STEP ? stride - c : SQ_STEP;
+            memcpy(to, codes + plane * stride + c, (size_t)n);
+            memset(to + n, 0, (size_t)(SQ_STEP - n));
+        }
+    }
+}
+
 /* Row `at` of the block. */
 static void round_row(const block *b, const sq_weight *w, sq_rounding how, const float *x,
                       int64_t at) {
@@ -212,7 +235,11 @@ static void round_row(const block *b, const sq_weight *w, sq_rounding how, const
         t->sums[i] += sum;
         t->worth[i] = (t->planes == 1 ? 1.0f : own) * (float)t->sums[i];
         t->scales[t->planes == 1 ? row : i] = own;
-        lay_row(t, b->words, row, p, stride, codes);
+        if (b->many) {
+            lay_many(t, row, p, stride, codes);
+        } else {
+            lay_row(t, b->words, row, p, stride, codes);
+        }
         first += stride;
         if (first >= end) {
             first = end;
@@ -227,28 +254,34 @@ static void round_row(const block *b, const sq_weight *w, sq_rounding how, const
 }
 
 /* Rows of the last tile that are none: zeros. */
-static void clear_rest(const block *b, int64_t tiles) {
+static void clear_rest(const block *b, const sq_weight *w) {
+    int64_t tiles = sq_ceil_div(b->rows, b->tiles->rows);
     const sq_rounded *t = &b->tiles[tiles - 1];
     if (b->rows % t->rows != 0) {
         size_t numbers = (size_t)(t->rows * t->pieces);
-        memset(t->codes, 0, (size_t)(t->rows * (b->words ? 2 : t->planes) * t->stored));
+        memset(t->codes, 0, (size_t)(t->rows * (b->words ? 2 : t->planes) * laid_columns(b, w)));
         memset(t->scales, 0, 3 * numbers * sizeof(float));
         memset(b->zeros + (tiles - 1) * t->rows, 0, (size_t)t->rows * sizeof *b->zeros);
     }
 }
 
 /* Panels of a task: a multiple of what kernels take at once. */
-static int64_t task_panels(const block *b) { return b->tiles->planes == 1 ? 3 : TASK_PANELS; }
+static int64_t task_panels(const block *b) {
+    return b->many || b->tiles->planes == 2 ? TASK_PANELS : 3;
+}
 
-/* Columns of panels [panel0, panel0 + panels) of every row of the block. */
-static void panel_products(const sq_product *q, const block *b, int64_t panel0, int64_t panels,
-                           float *y) {
+/* Columns of panels [panel0, panel0 + panels) of every row of the block; 0 without memory. */
+static int panel_products(const sq_product *q, const block *b, int64_t panel0, int64_t panels,
+                          float *y) {
     const sq_kernels *kn = sq_kernels_get();
     const sq_weight *w = q->w;
     int lanes = b->tiles->rows;
     int64_t lo = panel0 * SQ_PANEL,
             hi = lo + panels * SQ_PANEL < w->n ? lo + panels * SQ_PANEL : w->n;
     int64_t r = 0;
+    if (b->many) {
+        return kn->int_many(w, panel0, panels, b->tiles, b->rows, q->bias, y, q->ldy);
+    }
     if (kn->int_tiles != NULL) {
         kn->int_tiles(w, panel0, panels, b->tiles, b->rows / lanes, q->bias, y, q->ldy);
         r = b->rows / lanes * lanes;
@@ -265,6 +298,7 @@ static void panel_products(const sq_product *q, const block *b, int64_t panel0, 
             memcpy(y + (r + i) * q->ldy + lo, some[i], (size_t)(hi - lo) * sizeof *y);
         }
     }
+    return 1;
 }
 
 int64_t sq_rounded_floats(int64_t rows, int64_t k) {
@@ -280,17 +314,14 @@ static int same_order(const sq_weight *a, const sq_weight *b) {
            a->group == b->group && a->order == b->order;
 }
 
-/* Rows [at, at + rows) of products whose inputs are rounded alike. */
-static void block_products(const sq_product *q, int count, sq_rounding how, const float *x,
-                           int64_t ldx, int64_t at, int64_t rows) {
+/* Rows [at, at + rows) of products whose inputs are rounded alike; 0 without memory. */
+static int block_products(const sq_product *q, int count, sq_rounding how, const float *x,
+                          int64_t ldx, int64_t at, int64_t rows) {
     block b;
     if (!reserve(&b, q->w, how, rows)) {
-        for (int i = 0; i < count; i++) {
-            plain(&q[i], how, x, ldx, at, rows);
-        }
-        return;
+        return 0;
     }
-    clear_rest(&b, sq_ceil_div(rows, b.tiles->rows));
+    clear_rest(&b, q->w);
     int64_t tasks[SQ_PRODUCTS + 1] = {0}, work = 0, panels = task_panels(&b);
     for (int i = 0; i < count; i++) {
         tasks[i + 1] = tasks[i] + sq_ceil_div(sq_weight_panels(q[i].w), panels);
@@ -298,11 +329,11 @@ static void block_products(const sq_product *q, int count, sq_rounding how, cons
     }
     /* A few rows wait for memory: each thread reads one long run. Many rows are work to balance. */
     int64_t chunk = rows > 8 ? 1 : sq_ceil_div(tasks[count], sq_threads());
-    int alone = rows <= 2; /* sooner done than waited for */
+    int alone = rows <= 2, done = 1; /* sooner done than waited for */
     for (int64_t r = 0; alone && r < rows; r++) {
         round_row(&b, q->w, how, x + (at + r) * ldx, r);
     }
-#pragma omp parallel num_threads(sq_threads()) if (work > FEW_WORK)
+#pragma omp parallel num_threads(sq_threads()) reduction(&& : done) if (work > FEW_WORK)
     {
         if (!alone) {
 #pragma omp for schedule(static)
@@ -317,10 +348,12 @@ static void block_products(const sq_product *q, int count, sq_rounding how, cons
                 i++;
             }
             int64_t panel0 = (t - tasks[i]) * panels, left = sq_weight_panels(q[i].w) - panel0;
-            panel_products(&q[i], &b, panel0, left < panels ? left : panels,
-                           q[i].y + at * q[i].ldy);
+            done = panel_products(&q[i], &b, panel0, left < panels ? left : panels,
+                                  q[i].y + at * q[i].ldy) &&
+                   done;
         }
     }
+    return done;
 }
 
 void sq_matmul_rounded(const sq_product *products, int count, sq_rounding how, const float *x,
@@ -338,7 +371,11 @@ void sq_matmul_rounded(const sq_product *products, int count, sq_rounding how, c
             n++;
         }
         for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
-            block_products(q, n, how, x, ldx, r, rows - r < BLOCK_ROWS ? rows - r : BLOCK_ROWS);
+            int64_t m = rows - r < BLOCK_ROWS ? rows - r : BLOCK_ROWS;
+            int done = block_products(q, n, how, x, ldx, r, m);
+            for (int j = 0; !done && j < n; j++) {
+                plain(&q[j], how, x, ldx, r, m);
+            }
         }
         i += n;
     }

@@ -6,7 +6,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "kernels/internal.h"
+#include "kernels/rounded_avx512.h"
 
 enum { AHEAD = 2048 };
 
@@ -14,20 +14,6 @@ static inline __m512i four(const int8_t *p) {
     int32_t v;
     memcpy(&v, p, 4);
     return _mm512_set1_epi32(v);
-}
-
-static inline __m512 scales_at(const sq_weight *w, int64_t at) {
-    if (w->half == NULL) {
-        return _mm512_loadu_ps(w->scales + at);
-    }
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(w->half + at)));
-}
-
-static inline __m512i zeros_at(const sq_weight *w, int bits, int64_t at) {
-    if (w->zeros == NULL) {
-        return _mm512_set1_epi32(1 << (bits - 1));
-    }
-    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(w->zeros + at)));
 }
 
 /* Four columns of each row of a panel, the first or the second half of eight. */
@@ -39,28 +25,6 @@ static inline __attribute__((always_inline)) __m512i words(int bits, const uint8
     }
     __m512i v = _mm512_loadu_si512(codes);
     return _mm512_and_si512(half ? _mm512_srli_epi16(v, 4) : v, low);
-}
-
-static inline __attribute__((always_inline)) __m512 finish(int planes, __m512 scale, __m512i sum,
-                                                           float x_scale, __m512 acc) {
-    __m512 f = _mm512_cvtepi32_ps(sum);
-    f = planes == 2 ? _mm512_mul_ps(_mm512_set1_ps(x_scale), f) : f;
-    return _mm512_fmadd_ps(scale, f, acc);
-}
-
-/* Row `row`'s columns of a panel. */
-static inline __attribute__((always_inline)) void put(int planes, const sq_weight *w, int64_t panel,
-                                                      const sq_rounded *x, int row,
-                                                      const float *bias, float *y, int64_t ldy,
-                                                      __m512 v) {
-    int64_t c = panel * SQ_PANEL, left = w->n - c;
-    __mmask16 k = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff;
-    v = planes == 1 ? _mm512_mul_ps(v, _mm512_set1_ps(x->scales[row])) : v;
-    if (x->zeros != NULL) {
-        v = _mm512_fnmadd_ps(_mm512_set1_ps(x->zeros[row]), _mm512_loadu_ps(w->sums + c), v);
-    }
-    v = bias == NULL ? v : _mm512_add_ps(v, _mm512_maskz_loadu_ps(k, bias + c));
-    _mm512_mask_storeu_ps(y + row * ldy + c, k, v);
 }
 
 /* Up to eight rows, or four of two planes, panel by panel: every other four columns have sums of

@@ -22,6 +22,6 @@ static inline void sq_tiles_begin(int rows, int below) {
     config[48 + 2] = config[48 + 3] = config[48 + 5] = (uint8_t)below;
     _tile_loadconfig(config);
 }
-static inline void sq_tiles_end(void) { _tile_release(); }
+static inline void sq_tiles_end(void) { }
 
 #endif
