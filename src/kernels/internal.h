@@ -132,6 +132,11 @@ void sq_sgemm_serial(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, 
                      const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
                      int64_t ldc);
 
+/* Columns [lo, hi) of y = x W^T + bias by the dot kernels over a dense matrix, on the calling
+ * thread. */
+void sq_matmul_dots(const sq_weight *w, const float *x, int64_t ldx, int64_t rows,
+                    const float *bias, float *y, int64_t ldy, int64_t lo, int64_t hi);
+
 /* At least n floats of the calling thread's own scratch `slot` (0..2), or NULL. */
 float *sq_thread_scratch(int slot, size_t n);
 

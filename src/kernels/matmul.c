@@ -77,14 +77,23 @@ static float dot_dense(const sq_kernels *kn, const sq_weight *w, int64_t row, co
     return w->kind == SQ_W_F16 ? kn->dot_f16(h, x, w->k) : kn->dot_bf16(h, x, w->k);
 }
 
-static void few_dense(const sq_weight *w, const float *x, int64_t ldx, int64_t rows,
-                      const float *bias, float *y, int64_t ldy) {
+void sq_matmul_dots(const sq_weight *w, const float *x, int64_t ldx, int64_t rows,
+                    const float *bias, float *y, int64_t ldy, int64_t lo, int64_t hi) {
     const sq_kernels *kn = sq_kernels_get();
-#pragma omp parallel for schedule(static) num_threads(sq_threads()) if (w->n * w->k > FEW_WORK)
-    for (int64_t r = 0; r < w->n; r++) {
+    for (int64_t r = lo; r < hi; r++) {
         for (int64_t i = 0; i < rows; i++) {
             y[i * ldy + r] = dot_dense(kn, w, r, x + i * ldx) + (bias == NULL ? 0.0f : bias[r]);
         }
+    }
+}
+
+static void few_dense(const sq_weight *w, const float *x, int64_t ldx, int64_t rows,
+                      const float *bias, float *y, int64_t ldy) {
+#pragma omp parallel num_threads(sq_threads()) if (w->n * w->k > FEW_WORK)
+    {
+        int64_t part = omp_get_thread_num(), parts = omp_get_num_threads();
+        sq_matmul_dots(w, x, ldx, rows, bias, y, ldy, part * w->n / parts,
+                       (part + 1) * w->n / parts);
     }
 }
 

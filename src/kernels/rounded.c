@@ -2,6 +2,7 @@
  * of inputs are held in tiles of up to eight, interleaved, so that a kernel reads them and the
  * packed codes from front to end; the codes are unpacked in registers. */
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 #include "kernels/internal.h"
@@ -97,7 +98,9 @@ static int64_t laid_columns(const block *b, const sq_weight *w) {
     return b->many ? sq_weight_pieces(w) * sq_weight_steps(w) * SQ_STEP : sq_weight_columns(w);
 }
 
-static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) {
+/* Lays a block out at `space` (64-byte aligned); returns the floats that it takes there, all that
+ * it does where that is NULL. */
+static size_t lay_out(block *b, const sq_weight *w, sq_rounding how, int64_t rows, float *space) {
     const sq_kernels *kn = sq_kernels_get();
     int planes = how == SQ_ROUND_16 ? 2 : 1, zeros = how == SQ_ROUND_8;
     int many = kn->int_many != NULL && rows >= SQ_MANY_FROM, wide = kn->wide_inputs;
@@ -110,13 +113,12 @@ static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) 
     int64_t together = sq_weight_pieces(w) / pieces;
     size_t codes = (size_t)(all * bytes * columns), numbers = (size_t)(all * pieces);
     size_t head = (size_t)sq_round_up(tiles * (int64_t)sizeof(sq_rounded), 64);
-    char *p = (char *)sq_thread_scratch(2, (head + codes) / sizeof(float) + 3 * numbers +
-                                               (size_t)all + 1);
-    if (p == NULL) {
-        return 0;
+    size_t floats = (head + codes) / sizeof(float) + 3 * numbers + (size_t)all + 1;
+    if (space == NULL) {
+        return floats;
     }
-    b->tiles = (sq_rounded *)(void *)p;
-    int8_t *q = (int8_t *)p + head;
+    b->tiles = (sq_rounded *)(void *)space;
+    int8_t *q = (int8_t *)space + head;
     float *f = (float *)(void *)(q + codes); /* columns are whole words */
     b->zeros = f + 3 * numbers;
     for (int64_t t = 0; t < tiles; t++, q += lanes * bytes * columns) {
@@ -133,7 +135,7 @@ static int reserve(block *b, const sq_weight *w, sq_rounding how, int64_t rows) 
                                    .worth = own + lanes * pieces,
                                    .sums = (int32_t *)(void *)(own + 2 * lanes * pieces)};
     }
-    return 1;
+    return floats;
 }
 
 /* One piece of one row: n numbers x as `planes` rows of codes[stride], their sum in *sum; its
@@ -314,32 +316,120 @@ static int same_order(const sq_weight *a, const sq_weight *b) {
            a->group == b->group && a->order == b->order;
 }
 
+/* A share of products whose inputs are rounded alike. */
+static void share_integers(const sq_product *q, int count, sq_rounding how, const float *x,
+                           int64_t ldx, int64_t rows, int part, int parts, float *space) {
+    block b;
+    lay_out(&b, q->w, how, rows, space);
+    clear_rest(&b, q->w);
+    for (int64_t r = 0; r < rows; r++) {
+        round_row(&b, q->w, how, x + r * ldx, r);
+    }
+    int64_t all = 0, most = rows % b.tiles->rows == 0 ? INT64_MAX : TASK_PANELS, begin = 0;
+    for (int i = 0; i < count; i++) {
+        all += sq_weight_panels(q[i].w);
+    }
+    int64_t lo = all * part / parts, hi = all * (part + 1) / parts;
+    for (int i = 0; i < count; begin += sq_weight_panels(q[i++].w)) {
+        int64_t end = begin + sq_weight_panels(q[i].w);
+        for (int64_t p = lo > begin ? lo : begin, n; p < end && p < hi; p += n) {
+            n = (end < hi ? end : hi) - p;
+            n = n < most ? n : most;
+            panel_products(&q[i], &b, p - begin, n, q[i].y);
+        }
+    }
+}
+
+/* The same of a dense matrix. */
+static void share_dense(const sq_product *q, sq_rounding how, const float *x, int64_t ldx,
+                        int64_t rows, int part, int parts, float *space) {
+    const sq_weight *w = q->w;
+    for (int64_t r = 0; how != SQ_ROUND_16 && r < rows; r++) {
+        memcpy(space + r * w->k, x + r * ldx, (size_t)w->k * sizeof *space);
+    }
+    if (how != SQ_ROUND_16) {
+        sq_fake_quantize_rows(space, w->k, rows, w->k, how == SQ_ROUND_8_SYMMETRIC);
+        x = space;
+        ldx = w->k;
+    }
+    sq_matmul_dots(w, x, ldx, rows, q->bias, q->y, q->ldy, w->n * part / parts,
+                   w->n * (part + 1) / parts);
+}
+
+int64_t sq_share_floats(const sq_weight *w, sq_rounding how, int64_t rows) {
+    block b;
+    return of_integers(w) ? (int64_t)lay_out(&b, w, how, rows, NULL) : rows * w->k;
+}
+
+/* How many products from the first on are of integers and take the same inputs; 0: it is dense. */
+static int alike(const sq_product *q, int count) {
+    int n = 0;
+    while (n < count && of_integers(q[n].w) && same_order(q->w, q[n].w)) {
+        n++;
+    }
+    return n;
+}
+
+void sq_matmul_share(const sq_product *q, int count, sq_rounding how, const float *x, int64_t ldx,
+                     int64_t rows, int part, int parts, float *space) {
+    for (int i = 0, n; i < count; i += n) {
+        n = alike(q + i, count - i);
+        if (n > 0) {
+            share_integers(q + i, n, how, x, ldx, rows, part, parts, space);
+        } else {
+            share_dense(q + i, how, x, ldx, rows, part, parts, space);
+            n = 1;
+        }
+    }
+}
+
+static int64_t work_of(const sq_product *q, int count, int64_t rows) {
+    int64_t work = 0;
+    for (int i = 0; i < count; i++) {
+        work += q[i].w->n * q[i].w->k * rows;
+    }
+    return work;
+}
+
+/* One or two rows: sooner rounded by each thread than waited for. 0 without memory. */
+static int few_products(const sq_product *q, int count, sq_rounding how, const float *x,
+                        int64_t ldx, int64_t rows) {
+    size_t floats = (size_t)sq_share_floats(q->w, how, rows);
+    int done = 1;
+#pragma omp parallel num_threads(sq_threads()) reduction(&& : done) if (work_of(q, count, rows) > FEW_WORK)
+    {
+        float *space = sq_thread_scratch(2, floats);
+        done = space != NULL;
+        if (done) {
+            share_integers(q, count, how, x, ldx, rows, omp_get_thread_num(), omp_get_num_threads(),
+                           space);
+        }
+    }
+    return done;
+}
+
 /* Rows [at, at + rows) of products whose inputs are rounded alike; 0 without memory. */
 static int block_products(const sq_product *q, int count, sq_rounding how, const float *x,
                           int64_t ldx, int64_t at, int64_t rows) {
     block b;
-    if (!reserve(&b, q->w, how, rows)) {
+    float *space = sq_thread_scratch(2, lay_out(&b, q->w, how, rows, NULL));
+    if (space == NULL) {
         return 0;
     }
+    lay_out(&b, q->w, how, rows, space);
     clear_rest(&b, q->w);
-    int64_t tasks[SQ_PRODUCTS + 1] = {0}, work = 0, panels = task_panels(&b);
+    int64_t tasks[SQ_PRODUCTS + 1] = {0}, panels = task_panels(&b);
     for (int i = 0; i < count; i++) {
         tasks[i + 1] = tasks[i] + sq_ceil_div(sq_weight_panels(q[i].w), panels);
-        work += q[i].w->n * q[i].w->k * rows;
     }
     /* A few rows wait for memory: each thread reads one long run. Many rows are work to balance. */
     int64_t chunk = rows > 8 ? 1 : sq_ceil_div(tasks[count], sq_threads());
-    int alone = rows <= 2, done = 1; /* sooner done than waited for */
-    for (int64_t r = 0; alone && r < rows; r++) {
-        round_row(&b, q->w, how, x + (at + r) * ldx, r);
-    }
-#pragma omp parallel num_threads(sq_threads()) reduction(&& : done) if (work > FEW_WORK)
+    int done = 1;
+#pragma omp parallel num_threads(sq_threads()) reduction(&& : done) if (work_of(q, count, rows) > FEW_WORK)
     {
-        if (!alone) {
 #pragma omp for schedule(static)
-            for (int64_t r = 0; r < rows; r++) {
-                round_row(&b, q->w, how, x + (at + r) * ldx, r);
-            }
+        for (int64_t r = 0; r < rows; r++) {
+            round_row(&b, q->w, how, x + (at + r) * ldx, r);
         }
 #pragma omp for schedule(dynamic, chunk) nowait
         for (int64_t t = 0; t < tasks[count]; t++) {
@@ -358,25 +448,21 @@ static int block_products(const sq_product *q, int count, sq_rounding how, const
 
 void sq_matmul_rounded(const sq_product *products, int count, sq_rounding how, const float *x,
                        int64_t ldx, int64_t rows) {
-    for (int i = 0; i < count;) {
+    for (int i = 0, n; i < count; i += n) {
         const sq_product *q = products + i;
-        int n = 1;
-        if (!of_integers(q->w)) {
+        n = alike(q, count - i);
+        if (n == 0) {
             widened(q, how, x, ldx, rows);
-            i++;
+            n = 1;
             continue;
-        }
-        while (i + n < count && of_integers(products[i + n].w) &&
-               same_order(q->w, products[i + n].w)) {
-            n++;
         }
         for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
             int64_t m = rows - r < BLOCK_ROWS ? rows - r : BLOCK_ROWS;
-            int done = block_products(q, n, how, x, ldx, r, m);
+            int done = rows <= 2 ? few_products(q, n, how, x, ldx, rows)
+                                 : block_products(q, n, how, x, ldx, r, m);
             for (int j = 0; !done && j < n; j++) {
                 plain(&q[j], how, x, ldx, r, m);
             }
         }
-        i += n;
     }
 }

@@ -20,8 +20,9 @@ static inline void sq_tiles_begin(int rows, int below) {
     }
     config[48 + 0] = config[48 + 1] = config[48 + 4] = (uint8_t)rows;
     config[48 + 2] = config[48 + 3] = config[48 + 5] = (uint8_t)below;
+    __asm__("" : : "r"(config) : "memory"); /* gcc 12 thinks that it reads eight bytes */
     _tile_loadconfig(config);
 }
-static inline void sq_tiles_end(void) { }
+static inline void sq_tiles_end(void) { _tile_release(); }
 
 #endif

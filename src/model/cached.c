@@ -7,6 +7,7 @@
  * scores of all of a range's keys, its softmax, then all of its values. Ranges are joined in their
  * order: a single row's may be different threads', and the result is the same. */
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 #include "base/dtype.h"
@@ -381,45 +382,67 @@ static void attend_rows(const sq_cached *a, int64_t share, int64_t width, float 
     }
 }
 
-/* One token row: a task is a range for one head of keys. */
-static void attend_row(const sq_cached *a, int64_t share, int64_t width, float *space) {
-    int64_t ranges = ranges_of(a->at + 1), heads = a->kv->kv_heads, parts = a->heads * ranges;
-    int64_t own = tile_floats(share, width);
-    /* [kv_heads][ranges][share] */
-    part all = {take(&space, parts), take(&space, parts), take(&space, parts * width)};
+/* ---- one token row: a task is a range for one head of keys ---- */
+
+/* The ranges' parts [kv_heads][ranges][share], before what each thread takes for itself. */
+static part lay_parts(const sq_cached *a, float **space) {
+    int64_t parts = a->heads * ranges_of(a->at + 1), width = sq_kv_width(a->kv->head_dim);
+    return (part){take(space, parts), take(space, parts), take(space, parts * width)};
+}
+
+void sq_attend_share(const sq_cached *a, float *space, int part0, int parts) {
+    int64_t share = a->heads / a->kv->kv_heads, width = sq_kv_width(a->kv->head_dim);
+    int64_t ranges = ranges_of(a->at + 1), tasks = a->kv->kv_heads * ranges;
+    const part all = lay_parts(a, &space);
+    float *mine = space + part0 * tile_floats(share, width);
+    tile t = {.a = a,
+              .form = form_of(a, share),
+              .head = -1,
+              .rows = share,
+              .share = share,
+              .width = width};
+    for (int64_t task = tasks * part0 / parts; task < tasks * (part0 + 1) / parts; task++) {
+        if (t.head != task / ranges) {
+            t.head = task / ranges;
+            lay_out(&t, mine);
+            take_queries(&t);
+        }
+        t.range = (part){all.top + task * share, all.sum + task * share,
+                         all.values + task * share * width};
+        attend_range(&t, task % ranges);
+    }
+}
+
+void sq_attend_join(const sq_cached *a, float *space, int part0, int parts) {
+    int64_t share = a->heads / a->kv->kv_heads, width = sq_kv_width(a->kv->head_dim);
+    int64_t ranges = ranges_of(a->at + 1);
+    const part all = lay_parts(a, &space);
+    float *mine = space + part0 * tile_floats(share, width);
+    tile t = {.rows = share, .width = width};
+    lay_out(&t, mine);
+    for (int64_t h = a->heads * part0 / parts; h < a->heads * (part0 + 1) / parts; h++) {
+        clear(&t.all, 1, width);
+        for (int64_t i = 0; i < ranges; i++) {
+            join(&t.all, 0, &all, (h / share * ranges + i) * share + h % share, width);
+        }
+        give(a, &t.all, 0, width, 0, h);
+    }
+}
+
+static void attend_row(const sq_cached *a, int64_t width, float *space) {
 #pragma omp parallel if ((a->at + 1) * a->heads * width > FEW_WORK)
     {
-        float *mine = space + sq_thread() * own;
-        tile t = {.a = a,
-                  .form = form_of(a, share),
-                  .head = -1,
-                  .rows = share,
-                  .share = share,
-                  .width = width};
-#pragma omp for schedule(static)
-        for (int64_t task = 0; task < heads * ranges; task++) {
-            if (t.head != task / ranges) {
-                t.head = task / ranges;
-                lay_out(&t, mine);
-                take_queries(&t);
-            }
-            t.range = (part){all.top + task * share, all.sum + task * share,
-                             all.values + task * share * width};
-            attend_range(&t, task % ranges);
-        }
-#pragma omp for schedule(static)
-        for (int64_t h = 0; h < a->heads; h++) {
-            lay_out(&t, mine);
-            clear(&t.all, 1, width);
-            for (int64_t i = 0; i < ranges; i++) {
-                join(&t.all, 0, &all, (h / share * ranges + i) * share + h % share, width);
-            }
-            give(a, &t.all, 0, width, 0, h);
-        }
+        sq_attend_share(a, space, sq_thread(), omp_get_num_threads());
+#pragma omp barrier
+        sq_attend_join(a, space, sq_thread(), omp_get_num_threads());
     }
 }
 
 void sq_attend_cached(const sq_cached *a, float *space) {
     int64_t share = a->heads / a->kv->kv_heads, width = sq_kv_width(a->kv->head_dim);
-    (a->rows == 1 ? attend_row : attend_rows)(a, share, width, space);
+    if (a->rows == 1) {
+        attend_row(a, width, space);
+    } else {
+        attend_rows(a, share, width, space);
+    }
 }

@@ -34,10 +34,10 @@ void sq_work_close(sq_work **w) {
     if (*w == NULL) {
         return;
     }
-    sq_scratch *const all[] = {&(*w)->x,      &(*w)->qkv,    &(*w)->att,  &(*w)->gate,
-                               &(*w)->up,     &(*w)->scores, &(*w)->cos,  &(*w)->sin,
-                               &(*w)->logits, &(*w)->vx,     &(*w)->vy,   &(*w)->vqkv,
-                               &(*w)->vatt,   &(*w)->vcos,   &(*w)->vsin, &(*w)->vwords};
+    sq_scratch *const all[] = {&(*w)->x,      &(*w)->qkv,  &(*w)->att,  &(*w)->gate,   &(*w)->up,
+                               &(*w)->scores, &(*w)->cos,  &(*w)->sin,  &(*w)->logits, &(*w)->vx,
+                               &(*w)->vy,     &(*w)->vqkv, &(*w)->vatt, &(*w)->vcos,   &(*w)->vsin,
+                               &(*w)->vwords, &(*w)->team};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         sq_free(all[i]->data);
     }
@@ -56,13 +56,22 @@ void sq_embed(const sq_net *n, const int32_t *ids, int64_t count, float *h) {
     }
 }
 
+void sq_store_head(const sq_net *n, sq_kv *kv, int64_t layer, int which, int64_t head, float *qkv,
+                   const float *cos, const float *sin, int64_t at) {
+    const sq_config *c = &n->config;
+    float *x = qkv + c->dims[SQ_D_Q] + which * c->dims[SQ_D_KV] + head * c->head_dim;
+    if (which == 0) {
+        sq_kernels_get()->rope(x, cos, sin, c->head_dim);
+    }
+    sq_kv_put(kv, at, layer, which, head, x);
+}
+
 /* Rotates the chunk's keys in place and stores them and the values at token `at` on. qkv row:
  * [q | k | v]. A task is what one block of the cache takes of a head's keys or values. */
 static void store_kv(const sq_net *n, sq_kv *kv, int64_t layer, float *qkv, int64_t ld,
                      const float *cos_rows, const float *sin_rows, int64_t at, int64_t rows) {
     const sq_config *c = &n->config;
-    const sq_kernels *kn = sq_kernels_get();
-    int64_t hd = c->head_dim, half = hd / 2, block0 = at / SQ_KV_BLOCK;
+    int64_t half = c->head_dim / 2, block0 = at / SQ_KV_BLOCK;
     int64_t blocks = (at + rows - 1) / SQ_KV_BLOCK - block0 + 1;
 #pragma omp parallel for schedule(static) if (rows > 32)
     for (int64_t task = 0; task < 2 * c->kv_heads * blocks; task++) {
@@ -70,11 +79,8 @@ static void store_kv(const sq_net *n, sq_kv *kv, int64_t layer, float *qkv, int6
         int64_t end = first + SQ_KV_BLOCK < rows ? first + SQ_KV_BLOCK : rows;
         int which = task / blocks % 2 == 1;
         for (int64_t t = first < 0 ? 0 : first; t < end; t++) {
-            float *x = qkv + t * ld + c->dims[SQ_D_Q] + which * c->dims[SQ_D_KV] + head * hd;
-            if (which == 0) {
-                kn->rope(x, cos_rows + t * half, sin_rows + t * half, hd);
-            }
-            sq_kv_put(kv, at + t, layer, which, head, x);
+            sq_store_head(n, kv, layer, which, head, qkv + t * ld, cos_rows + t * half,
+                          sin_rows + t * half, at + t);
         }
     }
 }
@@ -105,7 +111,7 @@ sq_status sq_enter_linears(const sq_linear *l, const sq_tap_sink *sink, const fl
 }
 
 /* A linear that does not round its inputs to 8 bits keeps all but the last digits of f32's. */
-static sq_rounding rounding_of(const sq_linear *l) {
+sq_rounding sq_rounding_of(const sq_linear *l) {
     return !l->quantized || l->scheme.act_bits != 8 ? SQ_ROUND_16
            : l->scheme.act_symmetric                ? SQ_ROUND_8_SYMMETRIC
                                                     : SQ_ROUND_8;
@@ -119,10 +125,10 @@ void sq_linears_rows(const sq_linear *const *l, int count, const float *x, int64
             i++;
             continue;
         }
-        sq_rounding how = rounding_of(l[i]);
+        sq_rounding how = sq_rounding_of(l[i]);
         sq_product p[SQ_PRODUCTS];
         int n = 0;
-        for (; i < count && !l[i]->bf16 && rounding_of(l[i]) == how; i++, n++) {
+        for (; i < count && !l[i]->bf16 && sq_rounding_of(l[i]) == how; i++, n++) {
             p[n] = (sq_product){&l[i]->weight, l[i]->bias, y[i], ldy[i]};
         }
         sq_matmul_rounded(p, n, how, x, ldx, rows);
@@ -176,18 +182,8 @@ fail:
     return st;
 }
 
-/* Rows of one or several timelines: of each so many, one timeline's behind the other's. */
-typedef struct lines {
-    sq_kv *const *kv;
-    int64_t n, rows, after; /* `after` tokens behind those that count in the caches */
-    int64_t skip;           /* of one timeline's rows: the first, of which keys and values are all
-                               that is wanted */
-    int64_t layer;          /* of the caches */
-    const float *cos, *sin; /* of all rows */
-} lines;
-
 /* Keys and values go into each timeline's cache; each sees its own. */
-static void attend_lines(const sq_net *n, sq_work *w, const lines *t, int bf16) {
+static void attend_lines(const sq_net *n, sq_work *w, const sq_lines *t, int bf16) {
     const int64_t *d = n->config.dims;
     int64_t ld = d[SQ_D_Q] + 2 * d[SQ_D_KV], half = n->config.head_dim / 2;
     for (int64_t i = 0; i < t->n; i++) {
@@ -227,7 +223,7 @@ static void project(const sq_net *n, sq_work *w, const sq_block *b, int64_t rows
     }
 }
 
-static sq_status layer_chunk(const sq_net *n, sq_work *w, const sq_block *b, const lines *t,
+static sq_status layer_chunk(const sq_net *n, sq_work *w, const sq_block *b, const sq_lines *t,
                              float *h, const sq_tap_sink *sink, sq_error *err) {
     const int64_t *d = n->config.dims;
     int64_t hid = d[SQ_D_HIDDEN], rows = t->n * t->rows, left = rows - t->skip;
@@ -257,13 +253,13 @@ static sq_status layer_rows(const sq_net *n, sq_work *w, int layer, sq_kv *kv, i
     int64_t half = n->config.head_dim / 2, hid = n->config.dims[SQ_D_HIDDEN];
     sq_status st = reserve_scratch(w, kv->tokens + count, count < SQ_CHUNK ? count : SQ_CHUNK, err);
     for (int64_t i = 0; st == SQ_OK && i < count; i += SQ_CHUNK) {
-        lines t = {.kv = &kv,
-                   .n = 1,
-                   .rows = count - i < SQ_CHUNK ? count - i : SQ_CHUNK,
-                   .after = i,
-                   .layer = kv_layer,
-                   .cos = cos_rows + i * half,
-                   .sin = sin_rows + i * half};
+        sq_lines t = {.kv = &kv,
+                      .n = 1,
+                      .rows = count - i < SQ_CHUNK ? count - i : SQ_CHUNK,
+                      .after = i,
+                      .layer = kv_layer,
+                      .cos = cos_rows + i * half,
+                      .sin = sin_rows + i * half};
         int64_t skip = count - wanted - i;
         t.skip = skip < 0 ? 0 : skip < t.rows ? skip : t.rows;
         st = layer_chunk(n, w, &n->layers[layer], &t, h + i * hid, sink, err);
@@ -311,10 +307,12 @@ sq_status sq_text_step(const sq_net *n, sq_work *w, sq_kv *const *kv, int64_t co
     }
     SQ_TRY(rotary_rows(n, w, p, count, err));
     SQ_TRY(reserve_scratch(w, keys, count, err));
-    for (int l = 0; l < n->config.layers; l++) {
-        lines t = {
-            .kv = kv, .n = count, .rows = 1, .layer = l, .cos = w->cos.data, .sin = w->sin.data};
-        SQ_TRY(layer_chunk(n, w, &n->layers[l], &t, h, NULL, err));
+    sq_lines t = {.kv = kv, .n = count, .rows = 1, .cos = w->cos.data, .sin = w->sin.data};
+    if (count <= SQ_SHARE_ROWS) {
+        SQ_TRY(sq_team_layers(n, w, &t, keys, h, err));
+    }
+    for (; count > SQ_SHARE_ROWS && t.layer < n->config.layers; t.layer++) {
+        SQ_TRY(layer_chunk(n, w, &n->layers[t.layer], &t, h, NULL, err));
     }
     for (int64_t i = 0; i < count; i++) {
         kv[i]->tokens++;
@@ -351,6 +349,7 @@ size_t sq_text_work(const sq_config *c, int64_t context) {
     int64_t panel = 16 * widest > (128 << 10) ? 16 * widest : 128 << 10;
     floats += space > one ? space : one; /* what it may grow by is not touched before */
     floats += sq_threads() * panel + sq_rounded_floats(rows, widest); /* the products' own */
+    floats += sq_threads() * (2 * d[SQ_D_HIDDEN] + d[SQ_D_INTER] + sq_rounded_floats(1, widest));
     return (size_t)floats * sizeof(float);
 }
 

@@ -19,6 +19,8 @@ struct sq_work {
     const sq_net *net;
     sq_scratch x, qkv, att, gate, up, scores; /* activations; scores: attention's own space */
     sq_scratch cos, sin, logits;
+    sq_scratch team;  /* each thread's own of a step */
+    int64_t share[2]; /* rows, and the floats that a share of any linear's product takes then */
     sq_scratch vx, vy, vqkv, vatt, vcos, vsin, vwords; /* vision */
 };
 
@@ -80,5 +82,27 @@ typedef struct sq_cached {
 int64_t sq_cached_floats(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t rows,
                          int64_t tokens);
 void sq_attend_cached(const sq_cached *a, float *space);
+/* The same of one row by a team: each thread does its share; when all have, each joins its part. */
+void sq_attend_share(const sq_cached *a, float *space, int part, int parts);
+void sq_attend_join(const sq_cached *a, float *space, int part, int parts);
+
+/* Rows of one or several timelines: of each so many, one timeline's behind the other's. */
+typedef struct sq_lines {
+    sq_kv *const *kv;
+    int64_t n, rows, after; /* `after` tokens behind those that count in the caches */
+    int64_t skip;           /* of one timeline's rows: the first, of which keys and values are all
+                               that is wanted */
+    int64_t layer;          /* of the caches */
+    const float *cos, *sin; /* of all rows */
+} sq_lines;
+/* Rotates a head's keys (which 0) in place and stores them, or its values (1), as token `at`: x is
+ * the row of qkv. */
+void sq_store_head(const sq_net *n, sq_kv *kv, int64_t layer, int which, int64_t head, float *qkv,
+                   const float *cos, const float *sin, int64_t at);
+sq_rounding sq_rounding_of(const sq_linear *l);
+/* All layers over one token of at most SQ_SHARE_ROWS timelines, by one team of threads: h
+ * [n][hidden] in place. The scratch for activations is reserved. */
+sq_status sq_team_layers(const sq_net *n, sq_work *w, const sq_lines *t, int64_t keys, float *h,
+                         sq_error *err);
 
 #endif
