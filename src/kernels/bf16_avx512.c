@@ -59,8 +59,8 @@ static inline __attribute__((always_inline)) void transpose(__m512i r[16]) {
     }
 }
 
-static void panel_bf16(const uint16_t *w, int64_t ldw, int64_t n, uint32_t *out) {
-    int64_t p = 0, pairs = ldw / 2;
+static void panel_bf16(const uint16_t *w, int64_t ldw, int64_t n, int64_t k, uint32_t *out) {
+    int64_t p = 0, pairs = k / 2;
     for (; p < pairs; p += 16) { /* sixteen pairs of columns of all rows */
         __mmask16 m = first(pairs - p);
         __m512i r[16];
@@ -73,10 +73,10 @@ static void panel_bf16(const uint16_t *w, int64_t ldw, int64_t n, uint32_t *out)
             _mm512_storeu_si512(out + 16 * (p + i), r[i]);
         }
     }
-    for (int64_t i = 0; ldw % 2 == 1 && i < 16; i++) { /* a last column by itself */
+    for (int64_t i = 0; k % 2 == 1 && i < 16; i++) { /* a last column by itself */
         uint16_t v = 0;
         if (i < n) {
-            memcpy(&v, (const char *)w + 2 * (i * ldw + ldw - 1), sizeof v);
+            memcpy(&v, (const char *)w + 2 * (i * ldw + k - 1), sizeof v);
         }
         out[16 * pairs + i] = v;
     }
@@ -110,11 +110,12 @@ static inline void store(float *to, int64_t left, __m512 sum) {
 }
 
 /* m rows of a times 1 to 3 panels of b: m * panels registers of sums. */
-static inline __attribute__((always_inline)) void
-tile(int m, int panels, int64_t pairs, const uint32_t *a, int64_t a_row, int64_t a_pair,
-     const uint32_t *b, int64_t b_panel, int64_t columns, float *c, int64_t ldc) {
+static inline __attribute__((always_inline)) void tile(int m, int panels, int64_t pairs,
+                                                       const uint32_t *a, int64_t a_row,
+                                                       const uint32_t *b, int64_t b_panel,
+                                                       int64_t columns, float *c, int64_t ldc) {
     EACH_ROW(START)
-    for (int64_t p = 0; p < pairs; p++, a += a_pair, b += 16) {
+    for (int64_t p = 0; p < pairs; p++, a++, b += 16) {
         __m512bh w[3];
         for (int j = 0; j < 3; j++) {
             w[j] = (__m512bh)_mm512_loadu_si512(b + (j < panels ? j : 0) * b_panel);
@@ -125,29 +126,29 @@ tile(int m, int panels, int64_t pairs, const uint32_t *a, int64_t a_row, int64_t
 }
 
 /* All rows times 1 to 3 panels. */
-static inline __attribute__((always_inline)) void
-tiles(int panels, int64_t rows, int64_t pairs, const uint32_t *a, int64_t a_row, int64_t a_pair,
-      const uint32_t *b, int64_t b_panel, int64_t columns, float *c, int64_t ldc) {
+static inline __attribute__((always_inline)) void tiles(int panels, int64_t rows, int64_t pairs,
+                                                        const uint32_t *a, int64_t a_row,
+                                                        const uint32_t *b, int64_t b_panel,
+                                                        int64_t columns, float *c, int64_t ldc) {
     int64_t i = 0;
     for (; i + 8 <= rows; i += 8) {
-        tile(8, panels, pairs, a + i * a_row, a_row, a_pair, b, b_panel, columns, c + i * ldc, ldc);
+        tile(8, panels, pairs, a + i * a_row, a_row, b, b_panel, columns, c + i * ldc, ldc);
     }
     for (; i < rows; i++) {
-        tile(1, panels, pairs, a + i * a_row, a_row, a_pair, b, b_panel, columns, c + i * ldc, ldc);
+        tile(1, panels, pairs, a + i * a_row, a_row, b, b_panel, columns, c + i * ldc, ldc);
     }
 }
 
 static void tile_bf16(int64_t rows, int64_t columns, int64_t pairs, const uint32_t *a,
-                      int64_t a_row, int64_t a_pair, const uint32_t *b, int64_t b_panel, float *c,
-                      int64_t ldc) {
+                      int64_t a_row, const uint32_t *b, int64_t b_panel, float *c, int64_t ldc) {
     int64_t j = 0;
     for (; columns - j > 32; j += 48, b += 3 * b_panel) {
-        tiles(3, rows, pairs, a, a_row, a_pair, b, b_panel, columns - j, c + j, ldc);
+        tiles(3, rows, pairs, a, a_row, b, b_panel, columns - j, c + j, ldc);
     }
     if (columns - j > 16) {
-        tiles(2, rows, pairs, a, a_row, a_pair, b, b_panel, columns - j, c + j, ldc);
+        tiles(2, rows, pairs, a, a_row, b, b_panel, columns - j, c + j, ldc);
     } else if (columns > j) {
-        tiles(1, rows, pairs, a, a_row, a_pair, b, b_panel, columns - j, c + j, ldc);
+        tiles(1, rows, pairs, a, a_row, b, b_panel, columns - j, c + j, ldc);
     }
 }
 

@@ -253,16 +253,16 @@ typedef struct sq_kernels {
     /* Products of bf16 pairs summed in f32; all NULL where the CPU has none. narrow_bf16: n numbers
      * rounded to nearest even. pair_bf16: out[16] =
      * n <= 16 columns of two rows as pairs (even in the low half; odd NULL: 0), 0 beyond n.
-     * tile_bf16: c[rows][columns] (stride ldc) += over pairs p of a[row * a_row + p * a_pair] times
-     * b, panels of [pairs][16 columns], b_panel words from one to the next. */
+     * tile_bf16: c[rows][columns] (stride ldc) += over pairs p of a[row * a_row + p] times b,
+     * panels of [pairs][16 columns], b_panel words from one to the next. */
     void (*narrow_bf16)(uint16_t *dst, const float *src, int64_t n);
-    /* n <= 16 rows w[n][ldw] as a panel of [pairs of columns][16 rows], 0 beyond n and ldw columns
+    /* n <= 16 rows w[n][k] of stride ldw as a panel of [pairs of columns][16 rows], 0 beyond n and
+     * k
      */
-    void (*panel_bf16)(const uint16_t *w, int64_t ldw, int64_t n, uint32_t *out);
+    void (*panel_bf16)(const uint16_t *w, int64_t ldw, int64_t n, int64_t k, uint32_t *out);
     void (*pair_bf16)(const float *even, const float *odd, int64_t n, uint32_t *out);
     void (*tile_bf16)(int64_t rows, int64_t columns, int64_t pairs, const uint32_t *a,
-                      int64_t a_row, int64_t a_pair, const uint32_t *b, int64_t b_panel, float *c,
-                      int64_t ldc);
+                      int64_t a_row, const uint32_t *b, int64_t b_panel, float *c, int64_t ldc);
     /* Attention over the KV cache. kv_i8: c + ((float)(exact sum) * scale) * column. */
     void (*kv_f32)(const sq_kv_product *p);
     void (*kv_f16)(const sq_kv_product *p);

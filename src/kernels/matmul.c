@@ -14,7 +14,10 @@ enum {
     PANEL_FLOATS = 128 * 1024, /* 512 KiB: a share of the L2 cache */
     FEW_WORK = 1 << 18,        /* products below this are not worth waking threads */
     MANY_WORK = 1 << 21,
-    BF16_ROWS = 512, /* rows held in bf16 at once */
+    BF16_ROWS = 512,    /* rows held in bf16 at once */
+    BF16_COLUMNS = 192, /* of a task: whole blocks of AVX-512's kernel and of AMX' */
+    BF16_DEEP = 2560,   /* columns of the weights at once: a task's stay in the second level */
+    BF16_PART = 64,     /* rows whose results stay in the cache from the bias to the product */
 };
 
 /* Scratch of a thread, freed when it ends. */
@@ -133,35 +136,53 @@ static void narrow_row(const sq_kernels *kn, const float *x, int64_t k, uint32_t
     kn->narrow_bf16((uint16_t *)out, x, k);
 }
 
+/* Words from a row to the next: whole lines of the cache, and an odd number of them, so that a
+ * column's do not share a set of it. */
+static int64_t row_words(int64_t pairs) { return (sq_ceil_div(pairs, 16) | 1) * 16; }
+
 /* Rows of x as bf16; NULL without memory. */
 static const uint32_t *narrow_rows(const float *x, int64_t ldx, int64_t rows, int64_t k) {
     const sq_kernels *kn = sq_kernels_get();
-    int64_t pairs = (k + 1) / 2;
-    uint32_t *out = (uint32_t *)(void *)sq_thread_scratch(0, (size_t)(rows * pairs));
+    int64_t words = row_words((k + 1) / 2);
+    uint32_t *out = (uint32_t *)(void *)sq_thread_scratch(0, (size_t)(rows * words));
 #pragma omp parallel for schedule(static) num_threads(sq_threads()) if (k * rows > 65536)
     for (int64_t r = 0; r < (out == NULL ? 0 : rows); r++) {
-        narrow_row(kn, x + r * ldx, k, out + r * pairs);
+        narrow_row(kn, x + r * ldx, k, out + r * words);
     }
     return out;
 }
 
-/* Three panels of 16 output columns at a time. 0 without memory. */
+static void start_rows(const float *bias, int64_t rows, int64_t n, float *y, int64_t ldy) {
+    for (int64_t i = 0; i < rows; i++) {
+        if (bias == NULL) {
+            memset(y + i * ldy, 0, (size_t)n * sizeof *y);
+        } else {
+            memcpy(y + i * ldy, bias, (size_t)n * sizeof *y);
+        }
+    }
+}
+
+/* Output columns from lo on, BF16_COLUMNS at most. 0 without memory. */
 static int bf16_columns(const sq_weight *w, const uint32_t *a, int64_t lo, int64_t rows,
                         const float *bias, float *y, int64_t ldy) {
     const sq_kernels *kn = sq_kernels_get();
-    int64_t pairs = (w->k + 1) / 2, n = w->n - lo < 48 ? w->n - lo : 48;
-    uint32_t *b = (uint32_t *)(void *)sq_thread_scratch(1, (size_t)(48 * pairs));
-    for (int64_t j = 0; b != NULL && j < n; j += 16) {
-        const uint16_t *from = (const uint16_t *)w->data + (lo + j) * w->k;
-        kn->panel_bf16(from, w->k, n - j < 16 ? n - j : 16, b + j * pairs);
-    }
-    for (int64_t i = 0; b != NULL && i < rows; i++) {
-        for (int64_t c = 0; c < n; c++) {
-            y[i * ldy + lo + c] = bias == NULL ? 0.0f : bias[lo + c];
+    int64_t n = w->n - lo < BF16_COLUMNS ? w->n - lo : BF16_COLUMNS;
+    int64_t most = w->k < BF16_DEEP ? w->k : BF16_DEEP, a_row = row_words((w->k + 1) / 2);
+    uint32_t *b = (uint32_t *)(void *)sq_thread_scratch(1, (size_t)(BF16_COLUMNS * (most + 1) / 2));
+    for (int64_t c = 0; b != NULL && c < w->k; c += BF16_DEEP) {
+        int64_t k = w->k - c < BF16_DEEP ? w->k - c : BF16_DEEP, pairs = (k + 1) / 2;
+        for (int64_t j = 0; j < n; j += 16) {
+            const uint16_t *from = (const uint16_t *)w->data + (lo + j) * w->k + c;
+            kn->panel_bf16(from, w->k, n - j < 16 ? n - j : 16, k, b + j * pairs);
         }
-    }
-    if (b != NULL) {
-        kn->tile_bf16(rows, n, pairs, a, pairs, 1, b, 16 * pairs, y + lo, ldy);
+        for (int64_t i = 0; i < rows; i += BF16_PART) {
+            int64_t m = rows - i < BF16_PART ? rows - i : BF16_PART;
+            float *to = y + i * ldy + lo;
+            if (c == 0) {
+                start_rows(bias == NULL ? NULL : bias + lo, m, n, to, ldy);
+            }
+            kn->tile_bf16(m, n, pairs, a + i * a_row + c / 2, a_row, b, 16 * pairs, to, ldy);
+        }
     }
     return b != NULL;
 }
@@ -173,10 +194,10 @@ void sq_matmul_bf16(const sq_weight *w, const float *x, int64_t ldx, int64_t row
         int64_t m = rows - at < BF16_ROWS ? rows - at : BF16_ROWS;
         const uint32_t *a = fits ? narrow_rows(x + at * ldx, ldx, m, w->k) : NULL;
         int done = a != NULL;
-#pragma omp parallel for schedule(dynamic, 2) num_threads(sq_threads()) reduction(&& : done) if (  \
+#pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads()) reduction(&& : done) if (  \
         w->n * w->k * m > MANY_WORK)
-        for (int64_t t = 0; t < (a == NULL ? 0 : sq_ceil_div(w->n, 48)); t++) {
-            done = bf16_columns(w, a, 48 * t, m, bias, y + at * ldy, ldy) && done;
+        for (int64_t t = 0; t < (a == NULL ? 0 : sq_ceil_div(w->n, BF16_COLUMNS)); t++) {
+            done = bf16_columns(w, a, BF16_COLUMNS * t, m, bias, y + at * ldy, ldy) && done;
         }
         if (!done) {
             sq_matmul(w, x + at * ldx, ldx, m, bias, y + at * ldy, ldy);
@@ -201,20 +222,26 @@ void sq_sgemm(int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const f
     }
 }
 
-/* Tile [h][w] of X'X at (i, j), from panels of 16 columns of bf16 pairs or from X itself; on the
- * diagonal what lies well below it is left out. */
-static void syrk_tile(const float *x, int64_t ldx, int64_t rows, const uint32_t *panels, int64_t i,
+/* X as panels of 16 columns of bf16 pairs, and its transpose as rows of such: a product's two
+ * operands. */
+typedef struct twice {
+    uint32_t *panels, *rows;
+} twice;
+
+/* Tile [h][w] of X'X at (i, j), in bf16 or from X itself; on the diagonal what lies well below it
+ * is left out. */
+static void syrk_tile(const float *x, int64_t ldx, int64_t rows, const twice *t, int64_t i,
                       int64_t j, int64_t h, int64_t w, float *c, int64_t ldc) {
     int64_t pairs = (rows + 1) / 2;
-    if (panels == NULL) {
+    if (t->panels == NULL) {
         sq_sgemm_serial(1, 0, h, w, rows, 1.0f, x + i, ldx, x + j, ldx, 1.0f, c, ldc);
         return;
     }
-    for (int64_t r = 0; r < h; r += 16) { /* a panel is one operand by rows, and one by columns */
-        int64_t from = i == j ? r / 48 * 48 : 0;
-        sq_kernels_get()->tile_bf16(h - r < 16 ? h - r : 16, w - from, pairs,
-                                    panels + (i + r) * pairs, 1, 16, panels + (j + from) * pairs,
-                                    16 * pairs, c + r * ldc + from, ldc);
+    for (int64_t r = 0; r < h; r += BF16_COLUMNS) {
+        int64_t from = i == j ? r : 0, m = h - r < BF16_COLUMNS ? h - r : BF16_COLUMNS;
+        sq_kernels_get()->tile_bf16(m, w - from, pairs, t->rows + (i + r) * row_words(pairs),
+                                    row_words(pairs), t->panels + (j + from) * pairs, 16 * pairs,
+                                    c + r * ldc + from, ldc);
     }
 }
 
@@ -291,6 +318,25 @@ static void pair_rows(const float *x, int64_t ldx, int64_t rows, int64_t k, int 
     }
 }
 
+/* The panels' columns as rows: sixteen words of a panel at a time are the columns of a smaller one.
+ */
+static void turn_panels(const twice *t, int64_t pairs, int64_t k) {
+    const sq_kernels *kn = sq_kernels_get();
+    int64_t panels = sq_ceil_div(k, 16);
+#pragma omp parallel for schedule(dynamic, 4) num_threads(sq_threads()) if (k * pairs > 32768)
+    for (int64_t j = 0; j < panels; j++) {
+        for (int64_t p = 0; p < pairs; p += 16) {
+            uint32_t turned[16 * 16];
+            int64_t n = pairs - p < 16 ? pairs - p : 16;
+            kn->panel_bf16((const uint16_t *)(t->panels + 16 * (pairs * j + p)), 32, n, 32, turned);
+            for (int64_t r = 0; r < 16; r++) {
+                memcpy(t->rows + (16 * j + r) * row_words(pairs) + p, turned + 16 * r,
+                       (size_t)n * sizeof *turned);
+            }
+        }
+    }
+}
+
 sq_status sq_operand_open(sq_operand *o, const float *b, int64_t ldb, int64_t k, int64_t n,
                           int lower, sq_error *err) {
     *o = (sq_operand){b, k, n, ldb, NULL};
@@ -314,14 +360,14 @@ void sq_operand_close(sq_operand *o) {
 void sq_operand_add(const sq_operand *o, int64_t row, int64_t rows, int64_t column, int64_t columns,
                     const float *a, int64_t lda, int64_t m, float *c, int64_t ldc) {
     const sq_kernels *kn = sq_kernels_get();
-    int64_t pairs = (rows + 1) / 2, all = (o->k + 1) / 2;
+    int64_t pairs = (rows + 1) / 2, all = (o->k + 1) / 2, a_row = row_words(pairs);
     int whole = rows % 2 == 0 || row + rows == o->k; /* a last pair's other half is 0 */
     uint32_t *narrow = NULL;
     if (rows == 0) {
         return;
     }
     if (o->panels != NULL && whole && row % 2 == 0 && column % 16 == 0) {
-        narrow = (uint32_t *)(void *)sq_thread_scratch(0, (size_t)(m * pairs));
+        narrow = (uint32_t *)(void *)sq_thread_scratch(0, (size_t)(m * a_row));
     }
     if (narrow == NULL) {
         sq_sgemm_serial(0, 0, m, columns, rows, 1.0f, a, lda, o->b + row * o->ldb + column, o->ldb,
@@ -329,22 +375,25 @@ void sq_operand_add(const sq_operand *o, int64_t row, int64_t rows, int64_t colu
         return;
     }
     for (int64_t i = 0; i < m; i++) {
-        narrow_row(kn, a + i * lda, rows, narrow + i * pairs);
+        narrow_row(kn, a + i * lda, rows, narrow + i * a_row);
     }
-    kn->tile_bf16(m, columns, pairs, narrow, pairs, 1,
-                  o->panels + 16 * (column / 16 * all + row / 2), 16 * all, c, ldc);
+    kn->tile_bf16(m, columns, pairs, narrow, a_row, o->panels + 16 * (column / 16 * all + row / 2),
+                  16 * all, c, ldc);
 }
 
 void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, float *c) {
-    uint32_t *panels = NULL;
+    twice both = {0};
+    int64_t pairs = (rows + 1) / 2, wide = sq_round_up(k, 16);
     if (sq_kernels_get()->tile_bf16 != NULL) {
-        panels =
-            (uint32_t *)(void *)sq_thread_scratch(0, (size_t)((rows + 1) / 2 * sq_round_up(k, 16)));
+        both.panels =
+            (uint32_t *)(void *)sq_thread_scratch(0, (size_t)(wide * (pairs + row_words(pairs))));
     }
-    if (panels != NULL) {
-        pair_rows(x, ldx, rows, k, 0, panels);
+    if (both.panels != NULL) {
+        both.rows = both.panels + wide * pairs;
+        pair_rows(x, ldx, rows, k, 0, both.panels);
+        turn_panels(&both, pairs, k);
     }
-    const int64_t tile = panels == NULL ? 128 : 192;
+    const int64_t tile = both.panels == NULL ? 128 : 192;
     int64_t tiles = sq_ceil_div(k, tile);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(sq_threads()) if (k > tile)
     for (int64_t t = 0; t < tiles * tiles; t++) {
@@ -353,6 +402,6 @@ void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, fl
             continue;
         }
         int64_t h = k - i < tile ? k - i : tile, w = k - j < tile ? k - j : tile;
-        syrk_tile(x, ldx, rows, panels, i, j, h, w, c + i * k + j, k);
+        syrk_tile(x, ldx, rows, &both, i, j, h, w, c + i * k + j, k);
     }
 }

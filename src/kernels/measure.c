@@ -58,7 +58,7 @@ double sq_measure_sgemm(void) {
 }
 
 double sq_measure_bf16(void) {
-    enum { ROWS = 8, COLUMNS = 48, PAIRS = 128, TIMES = 4000 };
+    enum { ROWS = 64, COLUMNS = 96, PAIRS = 512, TIMES = 100 };
     const sq_kernels *kn = sq_kernels_get();
     double best = 0;
     int failed = 0;
@@ -70,7 +70,7 @@ double sq_measure_bf16(void) {
             float c[ROWS * COLUMNS] = {0};
             failed += a == NULL;
             for (int i = 0; a != NULL && i < TIMES; i++) {
-                kn->tile_bf16(ROWS, COLUMNS, PAIRS, a, PAIRS, 1, a + ROWS * PAIRS, 16 * PAIRS, c,
+                kn->tile_bf16(ROWS, COLUMNS, PAIRS, a, PAIRS, a + ROWS * PAIRS, 16 * PAIRS, c,
                               COLUMNS);
             }
             sq_free(a);

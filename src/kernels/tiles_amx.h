@@ -1,8 +1,8 @@
 /* The tile registers of AMX: 16 rows of 64 bytes. A product takes a tile of 16 rows (A), and one
  * whose row r holds the r-th four bytes or two bf16 of 16 columns (B): a panel of packed words as
  * it lies in memory. Its sums are 16 x 16 numbers of 32 bits. The kernels keep sums in tiles 0..3,
- * A in 4 and 5, B in 6 and 7; each begins with sq_tiles_begin and ends with sq_tiles_end, so that
- * no thread holds tiles between calls. */
+ * A in 4 and 5, B in 6 and 7; each begins with sq_tiles_begin and ends with sq_tiles_end, or begins
+ * with sq_tiles_use. */
 #ifndef SQ_KERNELS_TILES_AMX_H
 #define SQ_KERNELS_TILES_AMX_H
 
@@ -11,18 +11,43 @@
 
 enum { SQ_TILE_ROWS = 16, SQ_TILE_BYTES = 1024 };
 
+/* gcc does not know that a tile is loaded from memory, nor that all of a configuration is: what
+ * was written for it must be there. */
+static inline void sq_tiles_settle(void) { __asm__ volatile("" ::: "memory"); }
+
+typedef struct sq_tiles_config {
+    uint8_t bytes[64];
+} __attribute__((aligned(64))) sq_tiles_config;
+
 /* Tiles 0, 1 and 4 have `rows` rows, 1..16; 2, 3 and 5 `below`; 6 and 7 all sixteen. */
-static inline void sq_tiles_begin(int rows, int below) {
-    uint8_t config[64] __attribute__((aligned(64))) = {1}; /* the palette */
+static inline sq_tiles_config sq_tiles_config_of(int rows, int below) {
+    sq_tiles_config c = {{1}}; /* the palette */
     for (int i = 0; i < 8; i++) {
-        config[16 + 2 * i] = 64;
-        config[48 + i] = SQ_TILE_ROWS;
+        c.bytes[16 + 2 * i] = 64;
+        c.bytes[48 + i] = SQ_TILE_ROWS;
     }
-    config[48 + 0] = config[48 + 1] = config[48 + 4] = (uint8_t)rows;
-    config[48 + 2] = config[48 + 3] = config[48 + 5] = (uint8_t)below;
-    __asm__("" : : "r"(config) : "memory"); /* gcc 12 thinks that it reads eight bytes */
-    _tile_loadconfig(config);
+    c.bytes[48 + 0] = c.bytes[48 + 1] = c.bytes[48 + 4] = (uint8_t)rows;
+    c.bytes[48 + 2] = c.bytes[48 + 3] = c.bytes[48 + 5] = (uint8_t)below;
+    return c;
+}
+
+static inline void sq_tiles_begin(int rows, int below) {
+    sq_tiles_config c = sq_tiles_config_of(rows, below);
+    __asm__ volatile("" : : "r"(c.bytes) : "memory");
+    _tile_loadconfig(c.bytes);
 }
 static inline void sq_tiles_end(void) { _tile_release(); }
+
+/* The same for short products, without an end: a configuration takes 70 ns, as long as ten products
+ * of tiles, to ask what there is takes 5. What the thread's tiles are may have been changed by
+ * others (oneDNN), so it is not remembered. */
+static inline void sq_tiles_use(int rows, int below) {
+    sq_tiles_config want = sq_tiles_config_of(rows, below), have;
+    _tile_storeconfig(have.bytes);
+    sq_tiles_settle();
+    if (_mm512_cmpneq_epi64_mask(_mm512_load_si512(want.bytes), _mm512_load_si512(have.bytes))) {
+        _tile_loadconfig(want.bytes);
+    }
+}
 
 #endif

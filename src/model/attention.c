@@ -45,7 +45,7 @@ static void pack_keys(const sq_attn_bf16 *a, uint32_t *tmp, uint32_t *to) {
         for (int64_t r = 0; r < n; r++) {
             kn->narrow_bf16((uint16_t *)(tmp + r * pairs), a->k + (i + r) * a->ld, a->hd);
         }
-        kn->panel_bf16((const uint16_t *)tmp, a->hd, n, panel);
+        kn->panel_bf16((const uint16_t *)tmp, a->hd, n, a->hd, panel);
         for (int64_t p = 0; p < pairs; p++) {
             memcpy(block + p * KEYS, panel + p * PANEL, PANEL * sizeof *block);
         }

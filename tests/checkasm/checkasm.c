@@ -415,6 +415,7 @@ static void test_table(void) {
         test_packed(8, 2, k, k);
     }
     test_rounded(ref);
+    test_bf16();
     test_kv(ref);
     test_special();
     test_halves();

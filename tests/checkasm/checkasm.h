@@ -11,6 +11,8 @@ float uniform(void); /* [-1, 1) */
 void verdict(const char *name, int64_t n, int ok, double err, double tol);
 /* Products with rounded inputs (rounded.c). */
 void test_rounded(const sq_kernels *ref);
+/* Products of bf16 pairs (bf16.c). */
+void test_bf16(void);
 /* Tables that are tested beside the CPU's own. */
 enum { MOST_MORE = 2 };
 size_t more_tables(const sq_kernels **tables);

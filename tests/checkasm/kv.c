@@ -7,7 +7,7 @@
 
 #include "checkasm.h"
 
-enum { ROWS = 13, K = 40, N = 144, PAD = 16, F32 = 0, F16, BF16, I8 };
+enum { ROWS = 100, K = 72, N = 144, PAD = 16, F32 = 0, F16, BF16, I8 };
 static const char *const names[] = {"kv_f32", "kv_f16", "kv_bf16", "kv_i8"};
 
 static void (*kernel(const sq_kernels *kn, int type))(const sq_kv_product *) {
@@ -207,13 +207,16 @@ static void weights(const sq_kernels *ref, int kind) {
 }
 
 void test_kv(const sq_kernels *ref) {
-    static const int64_t columns[] = {16, 32, 48, 64, 80, 96, 128, 144};
+    static const int64_t columns[] = {16, 32, 48, 64, 80, 96, 128, 144},
+                         some[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
+                                   12, 13, 15, 16, 17, 24, 31, 32, 33, 48, ROWS};
     operands *o = calloc(1, sizeof *o);
     for (int type = 0; o != NULL && type < 4; type++) {
-        for (int64_t rows = 1; rows <= ROWS; rows++) {
+        for (size_t r = 0; r < sizeof some / sizeof *some; r++) {
             for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
-                int64_t k = 1 + (rows * 11 + (int64_t)i * 17) % K;
-                product(ref, o, type, rows, columns[i], k, (int)(rows + (int64_t)i) % 8);
+                int64_t rows = some[r], k = 1 + (rows * 11 + (int64_t)i * 17) % K;
+                product(ref, o, type, rows, columns[i], i % 4 == 3 ? K / 16 * 16 : k,
+                        (int)(r + i) % 8);
             }
         }
     }
