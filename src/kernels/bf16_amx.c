@@ -1,6 +1,4 @@
 /* Products of bf16 pairs in AMX' tiles. */
-#include <string.h>
-
 #include "kernels/bf16_tiles.h"
 #include "kernels/internal.h"
 
@@ -73,34 +71,48 @@ static void add_part(const part *p) {
     }
 }
 
-/* The last pairs, fewer than a step, filled up with zeros. */
-static void add_ragged(const part *all, int64_t pairs) {
-    uint32_t a[ROWS * 16] __attribute__((aligned(64))),
-        b[COLUMNS * 16] __attribute__((aligned(64)));
+/* The last pairs, fewer than a step, of which `all` says where they begin. */
+static void add_last(const part *all, int64_t pairs, int steps) {
+    uint32_t a[ROWS * 16] __attribute__((aligned(64)));
+    uint32_t b[COLUMNS * 16] __attribute__((aligned(64)));
     for (int64_t i = 0; i < all->rows; i += ROWS) {
         int64_t m = all->rows - i < ROWS ? all->rows - i : ROWS;
-        sq_tiles_pad(a, all->a + i * all->a_row, all->a_row, m, pairs);
-        for (int64_t j = 0; j < all->columns; j += COLUMNS) {
-            int64_t n = all->columns - j < COLUMNS ? all->columns - j : COLUMNS;
-            memset(b, 0, sizeof b);
-            for (int64_t x = 0; x < n; x += 16) {
-                memcpy(b + 16 * x, all->b + (j + x) / 16 * all->b_panel,
-                       (size_t)pairs * 16 * sizeof *b);
+        part p = {m,
+                  all->columns,
+                  1,
+                  a,
+                  all->b - 16 * (16 - pairs),
+                  16,
+                  all->b_panel,
+                  all->c + i * all->ldc,
+                  all->ldc};
+        sq_tiles_last_a(a, all->a + i * all->a_row, all->a_row, m, pairs, steps);
+        if (steps) {
+            add_part(&p);
+            continue;
+        }
+        p.b = b;
+        p.b_panel = 256;
+        for (int64_t j = 0; j < all->columns; j += COLUMNS, p.c += COLUMNS) {
+            p.columns = all->columns - j < COLUMNS ? all->columns - j : COLUMNS;
+            for (int64_t x = 0; x < p.columns; x += 16) {
+                const uint32_t *from = all->b + (j + x) / 16 * all->b_panel;
+                sq_tiles_last_b(b + 16 * x, (const char *)from, 64, pairs);
             }
-            add_part(&(part){m, n, 1, a, b, 16, 256, all->c + i * all->ldc + j, all->ldc});
+            add_part(&p);
         }
     }
 }
 
 static void tile_bf16(int64_t rows, int64_t columns, int64_t pairs, const uint32_t *a,
                       int64_t a_row, const uint32_t *b, int64_t b_panel, float *c, int64_t ldc) {
-    int64_t whole = pairs / 16 * 16;
-    if (whole > 0) {
-        add_part(&(part){rows, columns, whole / 16, a, b, a_row, b_panel, c, ldc});
+    int64_t steps = pairs / 16, whole = 16 * steps;
+    if (steps > 0) {
+        add_part(&(part){rows, columns, steps, a, b, a_row, b_panel, c, ldc});
     }
     if (whole < pairs) {
-        add_ragged(&(part){rows, columns, 1, a + whole, b + 16 * whole, a_row, b_panel, c, ldc},
-                   pairs - whole);
+        add_last(&(part){rows, columns, 1, a + whole, b + 16 * whole, a_row, b_panel, c, ldc},
+                 pairs - whole, steps > 0);
     }
 }
 

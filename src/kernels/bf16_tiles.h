@@ -96,20 +96,25 @@ SQ_TILES_INLINE void sq_tiles_give(int below, int panels, float *c, int64_t ldc)
     }
 }
 
-/* Rows of n <= 16 words, the rest of sixteen zeros. */
-static inline void sq_tiles_pad(uint32_t *to, const uint32_t *from, int64_t stride, int64_t rows,
-                                int64_t n) {
+/* The end of k, n < 16 words of each row of A behind whole steps, as a step of its own: the last 16
+ * rows of B, which are 0 times those that were in a step already. Where there is no whole step, B's
+ * are copied instead and filled up. A sum runs over k in order, so where the zeros are is no
+ * matter.
+ */
+static inline void sq_tiles_last_a(uint32_t *to, const uint32_t *from, int64_t stride, int64_t rows,
+                                   int64_t n, int steps) {
     __mmask16 m = (__mmask16)((1u << n) - 1);
+    m = steps ? (__mmask16)(m << (16 - n)) : m;
+    from -= steps ? 16 - n : 0;
     for (int64_t i = 0; i < rows; i++) {
         _mm512_storeu_si512(to + 16 * i, _mm512_maskz_loadu_epi32(m, from + i * stride));
     }
 }
 
-/* So many rows of 16 words, the rest of a tile zeros. */
-static inline void sq_tiles_pad_rows(uint32_t *to, const char *from, int64_t stride, int64_t rows) {
+static inline void sq_tiles_last_b(uint32_t *to, const char *from, int64_t stride, int64_t n) {
     for (int64_t i = 0; i < SQ_TILE_ROWS; i++) {
-        _mm512_store_si512(to + 16 * i, i < rows ? _mm512_loadu_si512(from + i * stride)
-                                                 : _mm512_setzero_si512());
+        _mm512_storeu_si512(to + 16 * i,
+                            i < n ? _mm512_loadu_si512(from + i * stride) : _mm512_setzero_si512());
     }
 }
 
