@@ -1,5 +1,6 @@
 /* Products of bf16 pairs, AVX-512 BF16: dpbf16ps adds both products of a pair to a 32-bit lane. */
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 #include "kernels/kv_tiles.h"
@@ -196,10 +197,56 @@ static inline __attribute__((always_inline)) void kv_tile(int m, int wide, const
 }
 SQ_KV_KERNEL(kv_bf16, kv_tile, 4)
 
+/* 2^y of y <= 0, to 3e-6 of it: a number of bf16 has 2^-8. 0 for less than -200, as for -inf. */
+static inline __m512 power(__m512 y) {
+    __m512 c = _mm512_max_ps(_mm512_set1_ps(-200.0f), y); /* in this order NaN passes through */
+    __m512 f = _mm512_reduce_ps(c, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC), p;
+    p = _mm512_set1_ps(1.34266843e-2f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.22424742e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.41280205e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.93044845e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, c); /* by what c is rounded down to */
+}
+
+static inline __m512 weight(__m512 x, __m512 top) {
+    return power(_mm512_mul_ps(_mm512_sub_ps(x, top), _mm512_set1_ps(1.44269504f)));
+}
+
+static float softmax_bf16(const float *x, uint16_t *out, int64_t n, int64_t all, float *top) {
+    const __m512 none = _mm512_set1_ps(-INFINITY);
+    __m512 most = none, more = none, sum = _mm512_setzero_ps(), next = sum;
+    int64_t whole = n / 32 * 32, i = 0;
+    __mmask16 left = first(n - whole), right = first(n - whole < 16 ? 0 : n - whole - 16);
+    __m512 last = _mm512_mask_loadu_ps(none, left, x + whole);
+    __m512 very_last = _mm512_mask_loadu_ps(none, right, x + whole + (right ? 16 : 0));
+    for (; i < whole; i += 32) {
+        most = _mm512_max_ps(most, _mm512_loadu_ps(x + i));
+        more = _mm512_max_ps(more, _mm512_loadu_ps(x + i + 16));
+    }
+    most = _mm512_max_ps(_mm512_max_ps(most, last), _mm512_max_ps(more, very_last));
+    *top = _mm512_reduce_max_ps(most);
+    __m512 base = _mm512_set1_ps(*top == -INFINITY ? 0.0f : *top);
+    for (i = 0; i < all; i += 32) {
+        __m512 e = none, f = none;
+        if (i <= whole) {
+            e = weight(i < whole ? _mm512_loadu_ps(x + i) : last, base);
+            f = weight(i < whole ? _mm512_loadu_ps(x + i + 16) : very_last, base);
+            sum = _mm512_add_ps(sum, e);
+            next = _mm512_add_ps(next, f);
+        } else {
+            e = f = _mm512_setzero_ps();
+        }
+        _mm512_storeu_si512(out + i, (__m512i)_mm512_cvtne2ps_pbh(f, e));
+    }
+    return _mm512_reduce_add_ps(_mm512_add_ps(sum, next));
+}
+
 void sq_kernels_init_avx512_bf16(sq_kernels *k) {
     k->kv_bf16 = kv_bf16;
     k->narrow_bf16 = narrow_bf16;
     k->panel_bf16 = panel_bf16;
     k->pair_bf16 = pair_bf16;
     k->tile_bf16 = tile_bf16;
+    k->softmax_bf16 = softmax_bf16;
 }

@@ -272,6 +272,8 @@ typedef struct sq_kernels {
      * *top is the largest of them, x becomes exp(x - *top), 0 from n on. Returns the sum; NaN if
      * any is. */
     float (*softmax_step)(float *x, int64_t n, int64_t all, float *top);
+    /* The same to bf16, x as it is; NULL where the CPU has no bf16. */
+    float (*softmax_bf16)(const float *x, uint16_t *out, int64_t n, int64_t all, float *top);
     /* SQ_KV_TOKENS products x * factor, none below 0: high * 256 + low is each as a whole number
      * (to nearest, ties to even) of *worth, the largest of them / 32512 (0 where none is above
      * 1e-30; NaN where one is no finite number, and the integers are not told). Returns the

@@ -18,16 +18,21 @@ void sq_attend(const sq_attn_tile *t) {
 
 /* ---- in bf16 ---- */
 
-/* Query rows at once: their scores stay in the cache beside the head's keys and values. */
-enum { BF16_ROWS = 24, KEYS = SQ_KV_TOKENS, PANEL = 16 };
+/* Query rows at once: their scores stay in the second level of the cache beside the head's keys and
+ * values. */
+enum { BF16_ROWS = 48, KEYS = SQ_KV_TOKENS, PANEL = 16 };
 
 static int64_t all_keys(int64_t rows) { return sq_round_up(rows, KEYS); }
 static int64_t key_words(int64_t rows, int64_t hd) { return all_keys(rows) * (hd / 2); }
 static int64_t value_words(int64_t rows, int64_t hd) {
     return all_keys(rows) / 2 * sq_round_up(hd, PANEL);
 }
+/* Words from a row to the next, an odd number of lines of the cache: a column's rows do not share
+ * a set of it. */
+static int64_t stride(int64_t words) { return (sq_ceil_div(words, 16) | 1) * 16; }
 static int64_t tile_words(int64_t rows, int64_t hd) {
-    return BF16_ROWS * (hd / 2 + all_keys(rows) * 3 / 2 + sq_round_up(hd, PANEL));
+    return BF16_ROWS * (stride(hd / 2) + stride(all_keys(rows)) + stride(all_keys(rows) / 2) +
+                        sq_round_up(hd, PANEL));
 }
 
 int64_t sq_attend_words(int64_t rows, int64_t hd) {
@@ -64,40 +69,50 @@ static void pack_values(const sq_attn_bf16 *a, uint32_t *to) {
     }
 }
 
-/* Query rows [at, at + m); tile: tile_words. */
+/* Query rows [at, at + m) times the scale; tmp: a row. */
+static void take_queries(const sq_attn_bf16 *a, int64_t at, int64_t m, uint32_t *q, int64_t ldq,
+                         float *tmp) {
+    const sq_kernels *kn = sq_kernels_get();
+    for (int64_t r = 0; r < m; r++) {
+        const float *from = a->q + (at + r) * a->ld;
+        for (int64_t i = 0; i < a->hd; i++) {
+            tmp[i] = from[i] * a->scale;
+        }
+        kn->narrow_bf16((uint16_t *)(q + r * ldq), tmp, a->hd);
+    }
+}
+
+/* tile: tile_words. */
 static void attend_rows(const sq_attn_bf16 *a, int64_t at, int64_t m, const uint32_t *keys,
                         const uint32_t *values, uint32_t *tile) {
     const sq_kernels *kn = sq_kernels_get();
     int64_t pairs = a->hd / 2, all = all_keys(a->rows), wide = sq_round_up(a->hd, PANEL);
-    float *scores = (float *)(void *)tile, *out = scores + BF16_ROWS * all;
-    uint32_t *q = tile + BF16_ROWS * (all + wide), *p = q + BF16_ROWS * pairs;
-    float scale[BF16_ROWS], inverse[BF16_ROWS];
-    for (int64_t r = 0; r < m; r++) {
-        scale[r] = a->scale;
-        kn->narrow_bf16((uint16_t *)(q + r * pairs), a->q + (at + r) * a->ld, a->hd);
-    }
+    int64_t ldq = stride(pairs), lds = stride(all), ldp = stride(all / 2);
+    float *scores = (float *)(void *)tile, *out = scores + BF16_ROWS * lds;
+    uint32_t *q = tile + BF16_ROWS * (lds + wide), *p = q + BF16_ROWS * ldq;
+    float inverse[BF16_ROWS];
+    take_queries(a, at, m, q, ldq, out);
     for (int64_t i = 0; i < all; i += KEYS) {
         kn->kv_bf16(&(sq_kv_product){.rows = m,
                                      .n = KEYS,
                                      .k = pairs,
                                      .a = q,
-                                     .lda = pairs,
+                                     .lda = ldq,
                                      .b = keys + i * pairs,
                                      .ldb = KEYS,
-                                     .scale = scale,
                                      .c = scores + i,
-                                     .ldc = all});
+                                     .ldc = lds});
     }
     for (int64_t r = 0; r < m; r++) {
         float top;
-        inverse[r] = 1.0f / kn->softmax_step(scores + r * all, a->rows, all, &top);
-        kn->narrow_bf16((uint16_t *)(p + r * (all / 2)), scores + r * all, all);
+        uint16_t *to = (uint16_t *)(p + r * ldp);
+        inverse[r] = 1.0f / kn->softmax_bf16(scores + r * lds, to, a->rows, all, &top);
     }
     kn->kv_bf16(&(sq_kv_product){.rows = m,
                                  .n = wide,
                                  .k = sq_ceil_div(a->rows, 2),
                                  .a = p,
-                                 .lda = all / 2,
+                                 .lda = ldp,
                                  .b = values,
                                  .ldb = wide,
                                  .scale = inverse,

@@ -173,6 +173,33 @@ static void softmax(const sq_kernels *ref, int64_t n, int64_t all, int kind) {
     }
 }
 
+static void softmax_to_bf16(const sq_kernels *ref, int64_t n, int64_t all, int kind) {
+    float x[3 * SQ_KV_TOKENS], y[3 * SQ_KV_TOKENS], top[2], sum[2];
+    uint16_t got[3 * SQ_KV_TOKENS + 1];
+    for (int64_t i = 0; i < all; i++) {
+        x[i] = y[i] = i >= n ? NAN : kind == 1 ? -INFINITY : (kind == 2 ? 60 : 3) * uniform();
+    }
+    if (kind == 3 && n > 0) {
+        x[n / 2] = y[n / 2] = NAN;
+    }
+    got[all] = 12345;
+    sum[0] = isa->softmax_bf16(x, got, n, all, &top[0]);
+    sum[1] = ref->softmax_step(y, n, all, &top[1]);
+    verdict("softmax_bf16 beside", n, got[all] == 12345, 0, 0);
+    if (kind == 3 && n > 0) {
+        verdict("softmax_bf16 of NaN", n, isnan(sum[0]) && isnan(sum[1]), 0, 0);
+        return;
+    }
+    verdict("softmax_bf16 top", n, top[0] == top[1], 0, 0);
+    double e = fabs((double)sum[0] - (double)sum[1]);
+    verdict("softmax_bf16 sum", n, e <= 1e-5 * (double)sum[1], e, 1e-5 * (double)sum[1]);
+    for (int64_t i = 0; i < all; i++) {
+        double tol = i < n ? (0x1p-8 + 2e-5) * (double)y[i] + 1.2e-38 : 0;
+        e = fabs((double)sq_bf16_to_f32(got[i]) - (double)y[i]);
+        verdict("softmax_bf16", n, e <= tol, e, tol);
+    }
+}
+
 /* kind 1: none is above 0; 2: one is none; 3: one is too large. */
 static void weights(const sq_kernels *ref, int kind) {
     float x[SQ_KV_TOKENS], f[SQ_KV_TOKENS], worth[2], top = 0;
@@ -223,8 +250,11 @@ void test_kv(const sq_kernels *ref) {
     free(o);
     for (int64_t n = 0; n <= 3 * SQ_KV_TOKENS; n++) {
         for (int kind = 0; kind < 4; kind++) {
-            softmax(ref, n, n <= SQ_KV_TOKENS && n % 2 == 0 ? SQ_KV_TOKENS : 3 * SQ_KV_TOKENS,
-                    kind);
+            int64_t all = n <= SQ_KV_TOKENS && n % 2 == 0 ? SQ_KV_TOKENS : 3 * SQ_KV_TOKENS;
+            softmax(ref, n, all, kind);
+            if (isa->softmax_bf16 != NULL) {
+                softmax_to_bf16(ref, n, all, kind);
+            }
         }
         weights(ref, (int)n % 4);
     }
