@@ -17,10 +17,14 @@ enum {
     RANGE = 8,                    /* blocks */
     TOKENS = RANGE * SQ_KV_BLOCK, /* of a range */
     WORDS = SQ_KV_BLOCK / 2,      /* of a row's weights in a block, bf16 or 16 bits */
-    TILE_ROWS = 96,               /* rows of a product in prompts, about */
-    FEW_WORK = 1 << 18,           /* products below this are not worth waking threads */
-    CONVERTED_ROWS = 16,          /* at least, for a block to be rounded to bf16 for them */
-    LARGEST = 32512               /* of 16-bit queries and weights (kernels.h, round_i16) */
+    /* From a row to the next, an odd number of lines of the cache: a column's rows do not share a
+     * set of it. */
+    SCORES = TOKENS + 16,
+    WEIGHTS = RANGE * WORDS + 16,
+    TILE_ROWS = 96,      /* rows of a product in prompts, about */
+    FEW_WORK = 1 << 18,  /* products below this are not worth waking threads */
+    CONVERTED_ROWS = 16, /* at least, for a block to be rounded to bf16 for them */
+    LARGEST = 32512      /* of 16-bit queries and weights (kernels.h, round_i16) */
 };
 
 /* What the products are of. */
@@ -42,15 +46,15 @@ typedef struct tile {
     float *q;                          /* [rows] of width numbers or less */
     float *q_scale;                    /* [rows] of integers */
     int32_t *q_sums;                   /* [rows] of integers */
-    float *scores;                     /* [rows][TOKENS] */
-    uint32_t *weights, *keys, *values; /* [rows][RANGE][WORDS]; a block in bf16 */
+    float *scores;                     /* [rows][SCORES] */
+    uint32_t *weights, *keys, *values; /* [rows][WEIGHTS]; a block in bf16 */
     float *scale;                      /* [RANGE][rows] of integers: what a weight is worth */
     int32_t *sums;                     /* [RANGE][rows] of integers: sums of weights */
     part range, all;
 } tile;
 
 static int64_t tile_floats(int64_t rows, int64_t width) {
-    return rows * (3 * width + TOKENS + RANGE * (WORDS + 2) + 6) +
+    return rows * (3 * width + SCORES + WEIGHTS + 2 * RANGE + 6) +
            SQ_KV_BLOCK * (width + SQ_KV_PANEL) / 2;
 }
 
@@ -67,8 +71,8 @@ static void lay_out(tile *t, float *space) {
     t->all.values = take(&space, rows * width);
     t->keys = (uint32_t *)(void *)take(&space, SQ_KV_BLOCK * width / 2);
     t->values = (uint32_t *)(void *)take(&space, SQ_KV_BLOCK * SQ_KV_PANEL / 2);
-    t->scores = take(&space, rows * TOKENS);
-    t->weights = (uint32_t *)(void *)take(&space, rows * RANGE * WORDS);
+    t->scores = take(&space, rows * SCORES);
+    t->weights = (uint32_t *)(void *)take(&space, rows * WEIGHTS);
     t->range.top = take(&space, rows);
     t->range.sum = take(&space, rows);
     t->all.top = take(&space, rows);
@@ -199,7 +203,7 @@ static void score(const tile *t, int64_t block, int64_t n, const void *next) {
                                                   : NULL,
                               .sums = t->q_sums,
                               .c = t->scores + block % RANGE * SQ_KV_BLOCK,
-                              .ldc = TOKENS,
+                              .ldc = SCORES,
                               .next = next});
 }
 
@@ -207,14 +211,14 @@ static void score(const tile *t, int64_t block, int64_t n, const void *next) {
 static void round_row(const tile *t, int64_t row, int64_t block, int64_t n) {
     const float *scales = sq_kv_scales(t->a->kv, block, t->a->layer, 1, t->head);
     const int64_t in = block % RANGE;
-    int8_t *w = (int8_t *)(t->weights + (row * RANGE + in) * WORDS);
+    int8_t *w = (int8_t *)(t->weights + row * WEIGHTS + in * WORDS);
     float seen[SQ_KV_BLOCK] = {0};
     if (n < SQ_KV_BLOCK) { /* what lies beyond may be none */
         memcpy(seen, scales, (size_t)(n < 0 ? 0 : n) * sizeof *seen);
         scales = seen;
     }
     t->sums[in * t->rows + row] = sq_kernels_get()->round_weights(
-        w, w + SQ_KV_BLOCK, t->scores + row * TOKENS + in * SQ_KV_BLOCK, scales,
+        w, w + SQ_KV_BLOCK, t->scores + row * SCORES + in * SQ_KV_BLOCK, scales,
         &t->scale[in * t->rows + row]);
 }
 
@@ -222,12 +226,17 @@ static void round_row(const tile *t, int64_t row, int64_t block, int64_t n) {
 static void soften(const tile *t, int64_t range, int64_t blocks) {
     const sq_kernels *kn = sq_kernels_get();
     for (int64_t r = 0; r < t->rows; r++) {
-        float *x = t->scores + r * TOKENS;
+        float *x = t->scores + r * SCORES;
         int64_t n = seen_of(t, r) - range * TOKENS, all = blocks * SQ_KV_BLOCK;
         n = n < 0 ? 0 : n > all ? all : n;
+        if ((t->form == IN_BF16 || t->form == CONVERTED) && kn->softmax_bf16 != NULL) {
+            uint16_t *to = (uint16_t *)(t->weights + r * WEIGHTS);
+            t->range.sum[r] = kn->softmax_bf16(x, to, n, all, &t->range.top[r]);
+            continue;
+        }
         t->range.sum[r] = kn->softmax_step(x, n, all, &t->range.top[r]);
         if (t->form == IN_BF16 || t->form == CONVERTED) {
-            narrow(t->weights + r * RANGE * WORDS, x, all);
+            narrow(t->weights + r * WEIGHTS, x, all);
         }
         for (int64_t b = 0; t->form == IN_INT8 && b < blocks; b++) {
             round_row(t, r, range * RANGE + b, n - b * SQ_KV_BLOCK);
@@ -248,7 +257,7 @@ static void mix(const tile *t, int64_t block, int64_t n, const char *next) {
                                        : sq_ceil_div(n, 2),
                        .a = numbers ? (const void *)(t->scores + in * SQ_KV_BLOCK)
                                     : t->weights + in * WORDS,
-                       .lda = numbers ? TOKENS : RANGE * WORDS,
+                       .lda = numbers ? SCORES : WEIGHTS,
                        .add = in > 0,
                        .scale = integers ? t->scale + in * t->rows : NULL,
                        .sums = t->sums + in * t->rows,
