@@ -212,6 +212,10 @@ typedef struct sq_kv_product {
     float *c;
     int64_t ldc;
     const void *next; /* nullable: what is read later, as large as B: fetched meanwhile */
+    /* Where the table has kv_rest, kv_bf16 alone, k a multiple of 16: more B that A's rows go on
+     * with, k words for each. Without a scale the same to the bit as one added after the other. */
+    const void *const *rest;
+    int64_t n_rest;
 } sq_kv_product;
 enum { SQ_KV_TOKENS = 64 }; /* of a block */
 
@@ -268,6 +272,7 @@ typedef struct sq_kernels {
     void (*kv_f16)(const sq_kv_product *p);
     void (*kv_bf16)(const sq_kv_product *p);
     void (*kv_i8)(const sq_kv_product *p);
+    int kv_rest; /* kv_bf16 takes `rest`: sums of many blocks stay where they are */
     /* A part of a row's softmax, x[all] of which the first n count, all a multiple of SQ_KV_TOKENS:
      * *top is the largest of them, x becomes exp(x - *top), 0 from n on. Returns the sum; NaN if
      * any is. */

@@ -52,19 +52,16 @@ SQ_TILES_INLINE void multiply_left(int below, int panels, const rows *r, const c
     sq_tiles_multiply(below, panels, &t);
 }
 
-SQ_TILES_INLINE void block(int below, int panels, const rows *r, int64_t column) {
+/* All steps of one B, part i of them. */
+SQ_TILES_INLINE void multiply_part(int below, int panels, const rows *r, int64_t column,
+                                   int64_t i) {
     const sq_kv_product *p = r->p;
     const int64_t ldb = 4 * p->ldb, whole = p->k / STEP * STEP;
-    const char *b = (const char *)p->b + 4 * column;
-    const char *next = p->next == NULL || r->row > 0 ? NULL : (const char *)p->next + 4 * column;
-    float *c = p->c + r->row * p->ldc + column;
-    if (p->scale == NULL && p->add) {
-        sq_tiles_take(below, panels, c, p->ldc);
-    } else {
-        sq_tiles_zero();
-    }
+    const char *b = (const char *)(i == 0 ? p->b : p->rest[i - 1]) + 4 * column;
+    const char *next = i < p->n_rest ? p->rest[i] : p->next;
+    next = next == NULL || r->row > 0 ? NULL : next + 4 * column;
     sq_tiles_multiply(below, panels,
-                      &(sq_tiles_bf16){.a = (const char *)p->a + 4 * r->row * p->lda,
+                      &(sq_tiles_bf16){.a = (const char *)p->a + 4 * (r->row * p->lda + i * p->k),
                                        .b = b,
                                        .a_row = 4 * p->lda,
                                        .b_row = ldb,
@@ -74,6 +71,19 @@ SQ_TILES_INLINE void block(int below, int panels, const rows *r, int64_t column)
                                        .next = next});
     if (r->left > 0) {
         multiply_left(below, panels, r, b + whole * ldb, next == NULL ? NULL : next + whole * ldb);
+    }
+}
+
+SQ_TILES_INLINE void block(int below, int panels, const rows *r, int64_t column) {
+    const sq_kv_product *p = r->p;
+    float *c = p->c + r->row * p->ldc + column;
+    if (p->scale == NULL && p->add) {
+        sq_tiles_take(below, panels, c, p->ldc);
+    } else {
+        sq_tiles_zero();
+    }
+    for (int64_t i = 0; i <= p->n_rest; i++) {
+        multiply_part(below, panels, r, column, i);
     }
     if (p->scale == NULL) {
         sq_tiles_give(below, panels, c, p->ldc);
@@ -234,5 +244,6 @@ static void kv_i8(const sq_kv_product *p) {
 
 void sq_kv_init_amx(sq_kernels *k) {
     k->kv_bf16 = kv_bf16;
+    k->kv_rest = 1;
     k->kv_i8 = kv_i8;
 }

@@ -244,11 +244,22 @@ static void soften(const tile *t, int64_t range, int64_t blocks) {
     }
 }
 
-/* Adds a block's values to those of the range's blocks before it. */
-static void mix(const tile *t, int64_t block, int64_t n, const char *next) {
+/* Of a block, the tokens that any row sees. */
+static int64_t seen_in(const tile *t, int64_t block) {
+    int64_t n = seen_of(t, t->rows - 1) - block * SQ_KV_BLOCK;
+    return n < SQ_KV_BLOCK ? n : SQ_KV_BLOCK;
+}
+
+/* Adds the values of `count` blocks, n tokens of each, to those of the range's blocks before them.
+ * next: the matrix that is read after them. */
+static void mix(const tile *t, int64_t block, int64_t count, int64_t n, const char *next) {
     const sq_cached *a = t->a;
     const int64_t in = block % RANGE;
-    const char *values = sq_kv_matrix(a->kv, block, a->layer, 1, t->head);
+    const char *values[RANGE];
+    const void *rest[RANGE];
+    for (int64_t i = 0; i < count; i++) {
+        values[i] = sq_kv_matrix(a->kv, block + i, a->layer, 1, t->head);
+    }
     int numbers = t->form == IN_F32 || t->form == IN_F16, integers = t->form == IN_INT8;
     int64_t size = a->kv->type == SQ_KV_F32 ? 4 : integers ? 1 : 2; /* bytes of a value */
     sq_kv_product p = {.rows = t->rows,
@@ -261,25 +272,36 @@ static void mix(const tile *t, int64_t block, int64_t n, const char *next) {
                        .add = in > 0,
                        .scale = integers ? t->scale + in * t->rows : NULL,
                        .sums = t->sums + in * t->rows,
-                       .ldc = t->width};
+                       .ldc = t->width,
+                       .rest = rest,
+                       .n_rest = count - 1};
     for (int64_t c = 0; c < t->width; c += SQ_KV_PANEL) {
+        int64_t at = SQ_KV_BLOCK * c * size;
         p.n = p.ldb = sq_kv_panel(t->width, c);
         p.c = t->range.values + c;
-        p.b = values + SQ_KV_BLOCK * c * size;
+        p.b = values[0] + at;
+        for (int64_t i = 1; i < count; i++) {
+            rest[i - 1] = values[i] + at;
+        }
         if (t->form == CONVERTED) {
             pair_rows(a->kv->type, p.b, n, p.n, t->values);
             p.b = t->values;
-        } else if (next != NULL) {
-            p.next = next + SQ_KV_BLOCK * c * size;
+        } else if (count > 1 && c + SQ_KV_PANEL < t->width) {
+            p.next = values[0] + SQ_KV_BLOCK * (c + SQ_KV_PANEL) * size;
+        } else {
+            p.next = next == NULL ? NULL : next + (count > 1 ? 0 : at);
         }
         multiply(t->form, &p);
     }
 }
 
-/* Of a block, the tokens that any row sees. */
-static int64_t seen_in(const tile *t, int64_t block) {
-    int64_t n = seen_of(t, t->rows - 1) - block * SQ_KV_BLOCK;
-    return n < SQ_KV_BLOCK ? n : SQ_KV_BLOCK;
+/* Blocks from b on whose values are one product. */
+static int64_t together(const tile *t, int64_t b, int64_t end) {
+    int64_t n = 1, most = t->form == IN_BF16 && sq_kernels_get()->kv_rest ? end - b : 1;
+    while (n < most && seen_in(t, b + n) == SQ_KV_BLOCK) {
+        n++;
+    }
+    return n;
 }
 
 /* The softmax over range i's tokens, as far as the rows see them. Each product fetches what the
@@ -294,9 +316,10 @@ static void attend_range(const tile *t, int64_t i) {
                           : sq_kv_matrix(a->kv, first, a->layer, 1, t->head));
     }
     soften(t, i, end - first);
-    for (int64_t b = first; b < end; b++) {
-        mix(t, b, seen_in(t, b),
-            b + 1 < end    ? sq_kv_matrix(a->kv, b + 1, a->layer, 1, t->head)
+    for (int64_t b = first, n; b < end; b += n) {
+        n = together(t, b, end);
+        mix(t, b, n, seen_in(t, b),
+            b + n < end    ? sq_kv_matrix(a->kv, b + n, a->layer, 1, t->head)
             : end < blocks ? sq_kv_matrix(a->kv, end, a->layer, 0, t->head)
                            : NULL);
     }

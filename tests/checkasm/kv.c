@@ -148,6 +148,39 @@ static void product(const sq_kernels *ref, operands *o, int type, int64_t rows, 
     }
 }
 
+/* Three B at once, beside one after the other; words of A and B are any numbers. */
+static void rest(operands *o, int64_t rows, int64_t n, int64_t k, int add) {
+    float c[2][ROWS * (N + PAD)];
+    const int64_t ldb = n + PAD, ldc = n + PAD;
+    fill(o, BF16, n, 3 * k, 3 * k, ldb);
+    const void *more[2] = {o->b + k * ldb, o->b + 2 * k * ldb};
+    for (int64_t i = 0; i < rows * ldc; i++) {
+        c[0][i] = c[1][i] = add ? uniform() : NAN;
+    }
+    sq_kv_product p = {.rows = rows,
+                       .n = n,
+                       .k = k,
+                       .a = o->a,
+                       .b = o->b,
+                       .lda = 3 * k,
+                       .ldb = ldb,
+                       .add = add,
+                       .c = c[0],
+                       .ldc = ldc,
+                       .next = n % 32 ? o->b : NULL,
+                       .rest = more,
+                       .n_rest = 2};
+    isa->kv_bf16(&p);
+    p.c = c[1];
+    p.n_rest = 0;
+    for (int64_t i = 0; i < 3; i++, p.add = 1) {
+        p.a = o->a + i * k;
+        p.b = o->b + i * k * ldb;
+        isa->kv_bf16(&p);
+    }
+    verdict("kv_bf16's rest", rows, memcmp(c[0], c[1], (size_t)(rows * ldc) * 4) == 0, 0, 0);
+}
+
 static void softmax(const sq_kernels *ref, int64_t n, int64_t all, int kind) {
     float x[3 * SQ_KV_TOKENS + 2], y[3 * SQ_KV_TOKENS], top[2], sum[2];
     for (int64_t i = 0; i < all; i++) {
@@ -246,6 +279,9 @@ void test_kv(const sq_kernels *ref) {
                         (int)(r + i) % 8);
             }
         }
+    }
+    for (int64_t i = 0; o != NULL && isa->kv_rest && i < 80; i++) {
+        rest(o, 1 + i % 40, 16 * (1 + i % 9), 16, (int)(i / 40));
     }
     free(o);
     for (int64_t n = 0; n <= 3 * SQ_KV_TOKENS; n++) {
