@@ -10,14 +10,17 @@ static inline __mmask16 first(int64_t n) {
     return n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)0xffff;
 }
 
-static inline __m512i to_bf16(const float *x, __mmask16 m) {
-    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(m, x)));
-}
-
 static void pair_bf16(const float *even, const float *odd, int64_t n, uint32_t *out) {
-    __mmask16 m = first(n);
-    __m512i high = odd == NULL ? _mm512_setzero_si512() : to_bf16(odd, m);
-    _mm512_storeu_si512(out, _mm512_or_si512(to_bf16(even, m), _mm512_slli_epi32(high, 16)));
+    static const uint16_t order[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                       21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                       11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512i by_turns = _mm512_loadu_si512(order);
+    for (int64_t i = 0; i < n; i += 16) {
+        __mmask16 m = first(n - i);
+        __m512 high = odd == NULL ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(m, odd + i);
+        __m512bh v = _mm512_cvtne2ps_pbh(high, _mm512_maskz_loadu_ps(m, even + i));
+        _mm512_storeu_si512(out + i, _mm512_permutexvar_epi16(by_turns, (__m512i)v));
+    }
 }
 
 static void narrow_bf16(uint16_t *dst, const float *src, int64_t n) {

@@ -255,8 +255,8 @@ typedef struct sq_kernels {
      * columns 0, 2, 1, 3. */
     int wide_inputs;
     /* Products of bf16 pairs summed in f32; all NULL where the CPU has none. narrow_bf16: n numbers
-     * rounded to nearest even. pair_bf16: out[16] =
-     * n <= 16 columns of two rows as pairs (even in the low half; odd NULL: 0), 0 beyond n.
+     * rounded to nearest even. pair_bf16: out[n, rounded up to 16] =
+     * n columns of two rows as pairs (even in the low half; odd NULL: 0), 0 beyond n.
      * tile_bf16: c[rows][columns] (stride ldc) += over pairs p of a[row * a_row + p] times b,
      * panels of [pairs][16 columns], b_panel words from one to the next. */
     void (*narrow_bf16)(uint16_t *dst, const float *src, int64_t n);

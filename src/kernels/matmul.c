@@ -14,7 +14,7 @@ enum {
     PANEL_FLOATS = 128 * 1024, /* 512 KiB: a share of the L2 cache */
     FEW_WORK = 1 << 18,        /* products below this are not worth waking threads */
     MANY_WORK = 1 << 21,
-    BF16_ROWS = 512,    /* rows held in bf16 at once */
+    BF16_ROWS = 1024,   /* rows held in bf16 at once */
     BF16_COLUMNS = 192, /* of a task: whole blocks of AVX-512's kernel and of AMX' */
     BF16_DEEP = 2560,   /* columns of the weights at once: a task's stay in the second level */
     BF16_PART = 64,     /* rows whose results stay in the cache from the bias to the product */
@@ -377,8 +377,11 @@ void sq_operand_add(const sq_operand *o, int64_t row, int64_t rows, int64_t colu
     for (int64_t i = 0; i < m; i++) {
         narrow_row(kn, a + i * lda, rows, narrow + i * a_row);
     }
-    kn->tile_bf16(m, columns, pairs, narrow, a_row, o->panels + 16 * (column / 16 * all + row / 2),
-                  16 * all, c, ldc);
+    const uint32_t *b = o->panels + 16 * (column / 16 * all + row / 2);
+    for (int64_t p = 0; p < pairs; p += BF16_DEEP / 2) {
+        int64_t deep = pairs - p < BF16_DEEP / 2 ? pairs - p : BF16_DEEP / 2;
+        kn->tile_bf16(m, columns, deep, narrow + p, a_row, b + 16 * p, 16 * all, c, ldc);
+    }
 }
 
 void sq_syrk_accumulate(const float *x, int64_t ldx, int64_t rows, int64_t k, float *c) {

@@ -60,12 +60,9 @@ static void pack_keys(const sq_attn_bf16 *a, uint32_t *tmp, uint32_t *to) {
 /* Values as [pairs of rows][columns, rounded up to panels]. */
 static void pack_values(const sq_attn_bf16 *a, uint32_t *to) {
     const sq_kernels *kn = sq_kernels_get();
-    for (int64_t i = 0; i < a->rows; i += 2) {
-        const float *even = a->v + i * a->ld, *odd = i + 1 < a->rows ? even + a->ld : NULL;
-        for (int64_t c = 0; c < a->hd; c += PANEL, to += PANEL) {
-            kn->pair_bf16(even + c, odd == NULL ? NULL : odd + c,
-                          a->hd - c < PANEL ? a->hd - c : PANEL, to);
-        }
+    for (int64_t i = 0; i < a->rows; i += 2, to += sq_round_up(a->hd, PANEL)) {
+        const float *even = a->v + i * a->ld;
+        kn->pair_bf16(even, i + 1 < a->rows ? even + a->ld : NULL, a->hd, to);
     }
 }
 

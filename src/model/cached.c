@@ -160,22 +160,17 @@ static void multiply(form f, const sq_kv_product *p) {
     }
 }
 
-/* Rows [k][n] of a matrix as pairs of rows of bf16; k may be odd. */
+/* Rows [k][n] of a matrix as pairs of rows of bf16; k may be odd, n is 64 at most. */
 static void pair_rows(sq_kv_type type, const void *matrix, int64_t k, int64_t n, uint32_t *to) {
     const sq_kernels *kn = sq_kernels_get();
-    for (int64_t i = 0; i < k; i += 2) {
-        for (int64_t j = 0; j < n; j += 16, to += 16) {
-            float wide[2][16];
-            const float *even = (const float *)matrix + i * n + j, *odd = even + n;
-            if (type == SQ_KV_F16) {
-                const uint16_t *from = (const uint16_t *)matrix + i * n + j;
-                kn->widen_f16(wide[0], from, 16);
-                kn->widen_f16(wide[1], i + 1 < k ? from + n : from, 16);
-                even = wide[0];
-                odd = wide[1];
-            }
-            kn->pair_bf16(even, i + 1 < k ? odd : NULL, 16, to);
+    for (int64_t i = 0; i < k; i += 2, to += n) {
+        float wide[2 * SQ_KV_BLOCK];
+        const float *even = (const float *)matrix + i * n;
+        if (type == SQ_KV_F16) {
+            kn->widen_f16(wide, (const uint16_t *)matrix + i * n, i + 1 < k ? 2 * n : n);
+            even = wide;
         }
+        kn->pair_bf16(even, i + 1 < k ? even + n : NULL, n, to);
     }
 }
 
