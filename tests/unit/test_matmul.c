@@ -358,10 +358,10 @@ static void syrk_of(const char *isa, double bound) {
 /* Parts of a matrix at whole and at odd places, beside sums in doubles. */
 static void operand(void **state) {
     (void)state;
-    enum { K = 77, N = 61, M = 5 };
-    static const int parts[][4] = {{0, 77, 0, 61}, {32, 45, 16, 45}, {0, 32, 48, 13},
-                                   {3, 7, 5, 9},   {2, 5, 16, 16},   {76, 1, 0, 61},
-                                   {0, 0, 0, 16},  {64, 13, 32, 29}};
+    enum { K = 2677, N = 61, M = 5 };
+    static const int parts[][4] = {{0, K, 0, 61}, {K - 45, 45, 16, 45}, {0, 32, 48, 13},
+                                   {3, 7, 5, 9},  {2, 5, 16, 16},       {K - 1, 1, 0, 61},
+                                   {0, 0, 0, 16}, {K - 13, 13, 32, 29}};
     double bound = sq_kernels_get()->tile_bf16 == NULL ? 1e-6 : 8e-3; /* bf16 rounds by 2^-9 */
     float b[K * N], a[M * K], c[M * N];
     sq_operand o;
@@ -469,8 +469,9 @@ static void bf16_of(int64_t n, int64_t k, int64_t rows) {
 }
 
 static void bf16_all(void) {
-    static const int64_t shapes[][3] = {{1, 1, 9},    {17, 31, 9},   {48, 64, 16}, {49, 129, 17},
-                                        {33, 70, 40}, {100, 3, 513}, {5, 6, 3}};
+    static const int64_t shapes[][3] = {{1, 1, 9},     {17, 31, 9},    {48, 64, 16},
+                                        {49, 129, 17}, {33, 70, 40},   {100, 3, 1027},
+                                        {5, 6, 3},     {200, 2563, 70}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         bf16_of(shapes[i][0], shapes[i][1], shapes[i][2]);
     }
