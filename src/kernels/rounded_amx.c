@@ -321,6 +321,7 @@ static void visit_all(call *a) {
             const int64_t left = a->steps - a->step;
             a->step_count = a->steps <= 2 || left < LONG_STEPS ? left : LONG_STEPS;
             unpack_part(a);
+            sq_tiles_settle();
             parts[a->x->planes - 1][more](a);
         }
     }
