@@ -9,7 +9,8 @@
 
 enum {
     BLOCK_ROWS = 256,   /* rows of inputs held as integers at once */
-    TASK_PANELS = 4,    /* panels of one task at most */
+    TASK_PANELS = 4,    /* panels of one task at most, */
+    MANY_PANELS = 16,   /* and of int_many's */
     FEW_WORK = 1 << 18, /* products below this are not worth waking threads */
 };
 
@@ -267,9 +268,14 @@ static void clear_rest(const block *b, const sq_weight *w) {
     }
 }
 
-/* Panels of a task: a multiple of what kernels take at once. */
-static int64_t task_panels(const block *b) {
-    return b->many || b->tiles->planes == 2 ? TASK_PANELS : 3;
+/* Panels of a task: a multiple of what kernels take at once. int_many reads all inputs for each
+ * task, more than the second level of the cache holds: as many panels as leave work to balance. */
+static int64_t task_panels(const block *b, int64_t all) {
+    if (!b->many) {
+        return b->tiles->planes == 2 ? TASK_PANELS : 3;
+    }
+    int64_t share = sq_round_up(all / (4 * sq_threads()), 2);
+    return share < TASK_PANELS ? TASK_PANELS : share > MANY_PANELS ? MANY_PANELS : share;
 }
 
 /* Columns of panels [panel0, panel0 + panels) of every row of the block; 0 without memory. */
@@ -418,7 +424,11 @@ static int block_products(const sq_product *q, int count, sq_rounding how, const
     }
     lay_out(&b, q->w, how, rows, space);
     clear_rest(&b, q->w);
-    int64_t tasks[SQ_PRODUCTS + 1] = {0}, panels = task_panels(&b);
+    int64_t tasks[SQ_PRODUCTS + 1] = {0}, all = 0;
+    for (int i = 0; i < count; i++) {
+        all += sq_weight_panels(q[i].w);
+    }
+    int64_t panels = task_panels(&b, all);
     for (int i = 0; i < count; i++) {
         tasks[i + 1] = tasks[i] + sq_ceil_div(sq_weight_panels(q[i].w), panels);
     }
