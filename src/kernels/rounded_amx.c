@@ -11,7 +11,7 @@
 enum {
     PAIR = 2,        /* panels at once */
     SHORT_STEPS = 4, /* of a part whose pieces have one or two steps */
-    LONG_STEPS = 6,  /* of a part of a longer piece */
+    LONG_STEPS = 12, /* of a part of a longer piece */
     CELLS = 16 * 16, /* of a tile of sums */
     BLOCK = 2 * PAIR /* tiles of sums of a visit */
 };
@@ -34,14 +34,14 @@ typedef struct call {
     int64_t step, step_count; /* of each of its pieces */
     int8_t *codes;            /* [pairs][pieces][step_count][PAIR][SQ_TILE_BYTES] */
     float *acc;               /* [strips][pairs][BLOCK][CELLS] */
-    int32_t *sums;            /* long pieces: as acc; else two of [BLOCK][CELLS] */
+    int32_t *sums;            /* long pieces: as acc; else [SHORT_STEPS][BLOCK][CELLS] */
 } call;
 
-/* What waits to be added: the sums of a piece for one strip of rows and one pair of panels. */
+/* One strip of rows, one pair of panels, and the part. */
 struct visit {
-    const int32_t *sums; /* [BLOCK][CELLS]; NULL: nothing does */
+    int64_t strip, pair;
     float *acc;
-    int64_t piece, group, strip, pair;
+    int32_t *sums; /* [pieces][BLOCK][CELLS] */
 };
 
 /* ---- codes ---- */
@@ -136,28 +136,39 @@ static void unpack_part(const call *a) {
         put(planes, w, panel, x, row + i, a->bias, y, a->ldy, f##i);                               \
     }
 
-/* Half of what waits: panel j of the pair. more: weights have offsets, or zero points that codes
- * were not freed of. */
+/* Adds the part's pieces up: panel j of the pair. more: weights have offsets, or zero points that
+ * codes were not freed of. */
 static inline __attribute__((always_inline)) void add_panel(int planes, int more, const call *a,
                                                             const visit *d, int j) {
     const sq_weight *w = a->w;
     const int64_t panel = j == 0 ? a->panel0 + d->pair * PAIR : second_panel(a, d->pair);
-    const int64_t group = (panel * a->groups + d->group) * SQ_PANEL;
-    const int first = d->piece == 0, last = d->piece + 1 == a->x->pieces;
+    const int64_t first_group = a->together == 1 ? a->piece : a->piece / a->together;
+    const int64_t in_group = a->together == 1 ? 0 : a->piece % a->together;
+    const int first = a->piece == 0, last = a->piece + a->pieces == a->x->pieces;
     const int nobodys = j == 1 && d->pair * PAIR + 1 == a->panels;
     const int zeros = w->kind == SQ_W_Q8 && w->zeros != NULL;
-    const __m512 scale = scales_at(w, group);
-    const __m512 offset = more && w->offsets != NULL ? _mm512_loadu_ps(w->offsets + group) : scale;
-    const __m512i zero = _mm512_sub_epi32(zeros_at(w, 8, group), _mm512_set1_epi32(128));
     for (int t = 0; t < (planes == 1 ? 2 : 1); t++) {
         const int64_t tile = planes == 1 ? d->strip * 2 + t : d->strip;
         const sq_rounded *x = a->x + (tile < a->tiles ? tile : 0);
-        const int32_t *from = d->sums + (t * PAIR + j) * CELLS;
+        const int32_t *sums = d->sums + (t * PAIR + j) * CELLS;
         float *acc = d->acc + (t * PAIR + j) * CELLS, *y = a->y + tile * SQ_MANY_ROWS * a->ldy;
-        for (int row = 0; row < SQ_MANY_ROWS; row += 8, from += 8 * 16, acc += 8 * 16) {
-            const int64_t at = d->piece * SQ_MANY_ROWS + row;
+        for (int row = 0; row < SQ_MANY_ROWS; row += 8, acc += 8 * 16) {
+            int64_t group = (panel * a->groups + first_group) * SQ_PANEL, in = in_group;
             EACH_OF_EIGHT(START)
-            EACH_OF_EIGHT(ADD)
+            for (int64_t p = 0; p < a->pieces; p++) {
+                const int64_t at = (a->piece + p) * SQ_MANY_ROWS + row;
+                const int32_t *from = sums + p * BLOCK * CELLS + row * 16;
+                const __m512 scale = scales_at(w, group);
+                const __m512 offset =
+                    more && w->offsets != NULL ? _mm512_loadu_ps(w->offsets + group) : scale;
+                const __m512i zero =
+                    _mm512_sub_epi32(zeros_at(w, 8, group), _mm512_set1_epi32(128));
+                EACH_OF_EIGHT(ADD)
+                if (++in == a->together) {
+                    in = 0;
+                    group += SQ_PANEL;
+                }
+            }
             if (!last) {
                 EACH_OF_EIGHT(KEEP)
                 continue;
@@ -183,27 +194,15 @@ static void inputs_of(const call *a, int64_t strip, const int8_t *v[2]) {
     v[1] = a->x[second].codes + at * SQ_TILE_BYTES;
 }
 
-/* Both panels of what waits. */
-static inline __attribute__((always_inline)) void add_both(int planes, int more, const call *a,
-                                                           const visit *d) {
-    for (int j = 0; d->sums != NULL && j < PAIR; j++) {
-        add_panel(planes, more, a, d, j);
-    }
-}
-
-/* Pieces of one or two steps. While two tiles of sums are added to, the two before are stored, and
- * the sums of the piece before leave memory. */
-static inline __attribute__((always_inline)) void
-short_visit(int planes, int more, const call *a, visit *d, const int8_t *q, visit *before) {
+/* Pieces of one or two steps. While two tiles of sums are added to, the two before are stored. */
+static void short_visit(const call *a, const visit *d, const int8_t *q) {
     enum { NEXT = SQ_TILE_BYTES, STEP = PAIR * SQ_TILE_BYTES };
     const int two = a->steps == 2;
-    const int64_t skip = planes * a->steps * SQ_TILE_BYTES;
+    const int64_t skip = a->x->planes * a->steps * SQ_TILE_BYTES;
+    int32_t *to = d->sums, *last = to;
     const int8_t *v[2];
-    int64_t in = a->piece % a->together;
     inputs_of(a, d->strip, v);
-    d->group = a->piece / a->together;
-    for (int64_t p = 0; p < a->pieces; p++, q += a->steps * STEP) {
-        int32_t *to = a->sums + (before->sums == a->sums ? BLOCK * CELLS : 0);
+    for (int64_t p = 0; p < a->pieces; p++, q += a->steps * STEP, to += BLOCK * CELLS) {
         _tile_zero(0);
         _tile_zero(1);
         _tile_loadd(4, v[0], 64);
@@ -211,6 +210,7 @@ short_visit(int planes, int more, const call *a, visit *d, const int8_t *q, visi
         _tile_loadd(7, q + NEXT, 64);
         _tile_dpbssd(0, 4, 6);
         _tile_dpbssd(1, 4, 7);
+        _tile_stored(2, last + 2 * CELLS, 64); /* the first time nothing: overwritten */
         if (two) {
             _tile_loadd(5, v[0] + NEXT, 64);
             _tile_loadd(6, q + STEP, 64);
@@ -218,9 +218,7 @@ short_visit(int planes, int more, const call *a, visit *d, const int8_t *q, visi
             _tile_dpbssd(0, 5, 6);
             _tile_dpbssd(1, 5, 7);
         }
-        if (before->sums != NULL) {
-            add_panel(planes, more, a, before, 0);
-        }
+        _tile_stored(3, last + 3 * CELLS, 64);
         _tile_zero(2);
         _tile_zero(3);
         if (two) {
@@ -235,25 +233,19 @@ short_visit(int planes, int more, const call *a, visit *d, const int8_t *q, visi
         _tile_dpbssd(2, 4, 6);
         _tile_dpbssd(3, 4, 7);
         _tile_stored(1, to + CELLS, 64);
-        if (before->sums != NULL) {
-            add_panel(planes, more, a, before, 1);
-        }
-        _tile_stored(2, to + 2 * CELLS, 64);
-        _tile_stored(3, to + 3 * CELLS, 64);
-        *before = *d;
-        before->sums = to;
-        before->piece = a->piece + p;
-        in = in + 1 == a->together ? 0 : in + 1;
-        d->group += in == 0;
+        last = to;
         v[0] += skip;
         v[1] += skip;
     }
+    _tile_stored(2, last + 2 * CELLS, 64);
+    _tile_stored(3, last + 3 * CELLS, 64);
 }
 
 /* Some steps of a piece. */
-static void long_visit(const call *a, int64_t strip, const int8_t *q, int32_t *to) {
+static void long_visit(const call *a, const visit *d, const int8_t *q) {
+    int32_t *to = d->sums;
     const int8_t *v[2];
-    inputs_of(a, strip, v);
+    inputs_of(a, d->strip, v);
     if (a->step == 0) {
         _tile_zero(0);
         _tile_zero(1);
@@ -284,22 +276,22 @@ static void long_visit(const call *a, int64_t strip, const int8_t *q, int32_t *t
 /* All rows and panels times the part. */
 static inline __attribute__((always_inline)) void visit_part(int planes, int more, const call *a) {
     const int64_t size = a->pieces * a->step_count * PAIR * SQ_TILE_BYTES;
-    visit before = {0};
     for (int64_t n = 0, strip = 0, pair = 0; strip < a->strips; n++) {
         const int8_t *q = a->codes + pair * size;
-        visit d = {NULL, a->acc + n * BLOCK * CELLS, a->piece, a->piece / a->together, strip, pair};
+        const visit d = {strip, pair, a->acc + n * BLOCK * CELLS,
+                         a->sums + (a->steps <= 2 ? 0 : n * BLOCK * CELLS)};
         if (a->steps <= 2) {
-            short_visit(planes, more, a, &d, q, &before);
+            short_visit(a, &d, q);
         } else {
-            int32_t *to = a->sums + n * BLOCK * CELLS;
-            long_visit(a, strip, q, to);
-            d.sums = a->step + a->step_count == a->steps ? to : NULL;
-            add_both(planes, more, a, &d);
+            long_visit(a, &d, q);
+        }
+        if (a->step + a->step_count == a->steps) {
+            add_panel(planes, more, a, &d, 0);
+            add_panel(planes, more, a, &d, 1);
         }
         pair = pair + 1 == a->pairs ? 0 : pair + 1;
         strip += pair == 0;
     }
-    add_both(planes, more, a, &before);
 }
 
 #define PART(planes, more)                                                                         \
@@ -352,7 +344,7 @@ static int int_many(const sq_weight *w, int64_t panel0, int64_t panels, const sq
     const int64_t cells = a.strips * a.pairs * BLOCK * CELLS;
     const int64_t codes =
         a.pairs * PAIR * (SHORT_STEPS > LONG_STEPS ? SHORT_STEPS : LONG_STEPS) * FLOATS;
-    const int64_t sums = a.steps <= 2 ? 2 * BLOCK * CELLS : cells;
+    const int64_t sums = a.steps <= 2 ? SHORT_STEPS * BLOCK * CELLS : cells;
     float *space = sq_thread_scratch(1, (size_t)(codes + sums + cells));
     if (space == NULL) {
         return 0;
