@@ -8,11 +8,16 @@
 #include "kernels/internal.h"
 
 enum {
-    BLOCK_ROWS = 256,   /* rows of inputs held as integers at once */
+    BLOCK_ROWS = 256,   /* rows of inputs held as integers at once, */
+    MANY_ROWS = 512,    /* and int_many's, which unpacks the codes for them */
     TASK_PANELS = 4,    /* panels of one task at most, */
     MANY_PANELS = 16,   /* and of int_many's */
     FEW_WORK = 1 << 18, /* products below this are not worth waking threads */
 };
+
+static int64_t block_rows(void) {
+    return sq_kernels_get()->int_many != NULL ? MANY_ROWS : BLOCK_ROWS;
+}
 
 /* compressed_tensors quantization/utils/helpers.py calculate_qparams and lifecycle/forward.py, 8
  * bits, per token. Scale 0: a row of zeros; NaN: a number is none. */
@@ -310,7 +315,7 @@ static int panel_products(const sq_product *q, const block *b, int64_t panel0, i
 }
 
 int64_t sq_rounded_floats(int64_t rows, int64_t k) {
-    int64_t held = rows < BLOCK_ROWS ? rows : BLOCK_ROWS, pieces = sq_ceil_div(k, SQ_PIECE);
+    int64_t held = rows < block_rows() ? rows : block_rows(), pieces = sq_ceil_div(k, SQ_PIECE);
     return held * (pieces * SQ_PIECE * 2 / (int64_t)sizeof(float) + 3 * pieces + 4);
 }
 
@@ -466,8 +471,8 @@ void sq_matmul_rounded(const sq_product *products, int count, sq_rounding how, c
             n = 1;
             continue;
         }
-        for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
-            int64_t m = rows - r < BLOCK_ROWS ? rows - r : BLOCK_ROWS;
+        for (int64_t r = 0, m; r < rows; r += m) {
+            m = rows - r < block_rows() ? rows - r : block_rows();
             int done = rows <= 2 ? few_products(q, n, how, x, ldx, rows)
                                  : block_products(q, n, how, x, ldx, r, m);
             for (int j = 0; !done && j < n; j++) {

@@ -5,7 +5,7 @@
 #include "model/model.h"
 
 enum {
-    SQ_CHUNK = 256,    /* token rows a text pass works on at once */
+    SQ_CHUNK = 512,    /* token rows a text pass works on at once */
     SQ_V_CHUNK = 1024, /* patch rows of a vision linear at once */
     SQ_Q_TILE = 64     /* query rows of an attention tile */
 };
