@@ -1,8 +1,8 @@
 /* Products with rounded inputs, AMX: tiles of 16 rows of inputs times steps of 64 columns of a
  * panel, unpacked once for all rows as signed bytes. Sums of whole pieces leave the tiles through
- * memory and are added up in f32 as everywhere, those of the last visit while the tiles of this
- * one are multiplied. A part of the columns is visited by all rows before the next one, so that
- * its codes stay in the first level of the cache (docs/PERFORMANCE.md). */
+ * memory and are added up in f32 as everywhere. All rows and panels visit a part of the columns
+ * before the next one, so that inputs come from the third level of the cache once a call and codes
+ * stay in the first two (docs/PERFORMANCE.md). */
 #include <string.h>
 
 #include "kernels/rounded_avx512.h"
@@ -18,7 +18,6 @@ enum {
 
 /* A call, and the part of the columns that is visited: some pieces (of those that have one scale of
  * the inputs), or some steps of one. */
-typedef struct visit visit;
 typedef struct call {
     const sq_weight *w;
     const sq_rounded *x;
@@ -38,11 +37,11 @@ typedef struct call {
 } call;
 
 /* One strip of rows, one pair of panels, and the part. */
-struct visit {
+typedef struct visit {
     int64_t strip, pair;
     float *acc;
     int32_t *sums; /* [pieces][BLOCK][CELLS] */
-};
+} visit;
 
 /* ---- codes ---- */
 

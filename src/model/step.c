@@ -21,14 +21,12 @@ typedef struct member {
 
 static void product(const member *m, const sq_linear *const *l, int count, const float *x,
                     float *const *y, int64_t ldy) {
+    const int64_t strides[SQ_PRODUCTS] = {ldy, ldy, ldy};
     for (int i = 0, n; i < count; i += n) {
-        sq_rounding how = sq_rounding_of(l[i]);
         sq_product p[SQ_PRODUCTS];
-        for (n = 0; i + n < count && sq_rounding_of(l[i + n]) == how; n++) {
-            p[n] = (sq_product){&l[i + n]->weight, l[i + n]->bias, y[i + n], ldy};
-        }
-        int64_t k = l[i]->weight.k;
-        sq_matmul_share(p, n, how, x, k, m->t.n, m->part, m->parts, m->space);
+        n = sq_alike_linears(l + i, count - i, y + i, strides, p);
+        sq_matmul_share(p, n, sq_rounding_of(l[i]), x, l[i]->weight.k, m->t.n, m->part, m->parts,
+                        m->space);
     }
 }
 

@@ -110,28 +110,33 @@ sq_status sq_enter_linears(const sq_linear *l, const sq_tap_sink *sink, const fl
     return sink == NULL ? SQ_OK : sink->rows(sink->user, l->tap, x, ldx, rows, k, err);
 }
 
-/* A linear that does not round its inputs to 8 bits keeps all but the last digits of f32's. */
 sq_rounding sq_rounding_of(const sq_linear *l) {
     return !l->quantized || l->scheme.act_bits != 8 ? SQ_ROUND_16
            : l->scheme.act_symmetric                ? SQ_ROUND_8_SYMMETRIC
                                                     : SQ_ROUND_8;
 }
 
+int sq_alike_linears(const sq_linear *const *l, int count, float *const *y, const int64_t *ldy,
+                     sq_product *p) {
+    int n = 0;
+    for (; n < count && l[n]->bf16 == l[0]->bf16 && sq_rounding_of(l[n]) == sq_rounding_of(l[0]);
+         n++) {
+        p[n] = (sq_product){&l[n]->weight, l[n]->bias, y[n], ldy[n]};
+    }
+    return n;
+}
+
 void sq_linears_rows(const sq_linear *const *l, int count, const float *x, int64_t ldx,
                      int64_t rows, float *const *y, const int64_t *ldy) {
-    for (int i = 0; i < count;) {
-        if (l[i]->bf16) {
-            sq_matmul_bf16(&l[i]->weight, x, ldx, rows, l[i]->bias, y[i], ldy[i]);
-            i++;
-            continue;
-        }
-        sq_rounding how = sq_rounding_of(l[i]);
+    for (int i = 0, n; i < count; i += n) {
         sq_product p[SQ_PRODUCTS];
-        int n = 0;
-        for (; i < count && !l[i]->bf16 && sq_rounding_of(l[i]) == how; i++, n++) {
-            p[n] = (sq_product){&l[i]->weight, l[i]->bias, y[i], ldy[i]};
+        n = sq_alike_linears(l + i, count - i, y + i, ldy + i, p);
+        if (!l[i]->bf16) {
+            sq_matmul_rounded(p, n, sq_rounding_of(l[i]), x, ldx, rows);
         }
-        sq_matmul_rounded(p, n, how, x, ldx, rows);
+        for (int j = 0; l[i]->bf16 && j < n; j++) {
+            sq_matmul_bf16(p[j].w, x, ldx, rows, p[j].bias, p[j].y, p[j].ldy);
+        }
     }
 }
 

@@ -99,6 +99,10 @@ typedef struct sq_lines {
  * the row of qkv. */
 void sq_store_head(const sq_net *n, sq_kv *kv, int64_t layer, int which, int64_t head, float *qkv,
                    const float *cos, const float *sin, int64_t at);
+/* The products of the first linears of l that take their inputs in one way; how many. */
+int sq_alike_linears(const sq_linear *const *l, int count, float *const *y, const int64_t *ldy,
+                     sq_product *p);
+/* A linear that does not round its inputs to 8 bits keeps all but the last digits of f32's. */
 sq_rounding sq_rounding_of(const sq_linear *l);
 /* All layers over one token of at most SQ_SHARE_ROWS timelines, by one team of threads: h
  * [n][hidden] in place. The scratch for activations is reserved. */

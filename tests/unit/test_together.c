@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "base/mem.h"
+#include "kernels/kernels.h"
 #include "model/sequence.h"
 
 enum { MOST = 11, STEPS = 5 };
@@ -192,9 +193,47 @@ static void the_last_row_alone(void **state) {
     }
 }
 
+/* A team of any size: one sequence, and three, over more than one range of the cache. The embedded
+ * model, for smaller ones are not worth a second thread. */
+static void any_number_of_threads(void **state) {
+    enum { N = 3, TOKENS = 600 };
+    const int32_t ids[N] = {5, 6, 7};
+    char path[600];
+    (void)state;
+    snprintf(path, sizeof path, "%s/models/squint-vl-5m", getenv("SQ_TEST_ROOT"));
+    must(sq_net_open(&net, path, &err));
+    size_t bytes = (size_t)net->config.dims[SQ_D_VOCAB] * sizeof(float);
+    float *want = malloc((N + 1) * bytes);
+    for (int threads = 1; threads <= 3; threads++) {
+        sq_seq all[N], *of[N] = {&all[0], &all[1], &all[2]};
+        sq_set_threads(threads);
+        for (int64_t i = 0; i < N; i++) {
+            open_one(&all[i], i, TOKENS + i);
+        }
+        must(sq_seq_push(of[0], ids[0], &err));
+        for (int64_t i = 0; i <= N; i++) {
+            if (i == 1) {
+                must(sq_seq_push_each(of, ids, N, &err));
+            }
+            char *to = (char *)want + (size_t)i * bytes;
+            const float *got = all[i == 0 ? 0 : i - 1].logits;
+            if (threads == 1) {
+                memcpy(to, got, bytes);
+            }
+            assert_memory_equal(to, got, bytes);
+        }
+        for (int64_t i = 0; i < N; i++) {
+            sq_seq_close(&all[i]);
+        }
+    }
+    sq_set_threads(0);
+    free(want);
+    sq_net_close(&net);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(each_as_by_itself),
-                                       cmocka_unit_test(an_error_changes_none),
-                                       cmocka_unit_test(the_last_row_alone)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(each_as_by_itself), cmocka_unit_test(any_number_of_threads),
+        cmocka_unit_test(an_error_changes_none), cmocka_unit_test(the_last_row_alone)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
