@@ -42,6 +42,8 @@ void sq_rounded_init_neon(sq_kernels *k);
 void sq_kv_init_c(sq_kernels *k);
 void sq_kv_init_avx2(sq_kernels *k);
 void sq_kv_init_avx512_vnni(sq_kernels *k);
+/* For few rows AMX is no faster. */
+void sq_kv_i8_avx512(const sq_kv_product *p);
 /* The parts of the AMX row. */
 void sq_rounded_init_amx(sq_kernels *k);
 void sq_bf16_init_amx(sq_kernels *k);

@@ -4,7 +4,7 @@
 #include "kernels/bf16_tiles.h"
 #include "kernels/internal.h"
 
-enum { ROWS = 32, STEP = 16 };
+enum { ROWS = 32, STEP = 16, FEW_BYTES_ROWS = 8 };
 
 /* The rows of a block, and what is left of k behind whole steps. */
 typedef struct rows {
@@ -222,6 +222,10 @@ SQ_TILES_INLINE void block_of_bytes(int panels, const bytes *r, int64_t column) 
 }
 
 static void kv_i8(const sq_kv_product *p) {
+    if (p->rows <= FEW_BYTES_ROWS) { /* the same to the bit */
+        sq_kv_i8_avx512(p);
+        return;
+    }
     uint32_t last[2 * 16 * STEP] __attribute__((aligned(64)));
     for (int64_t i = 0; i < p->rows; i += 16) {
         bytes r = {p, i, p->rows - i < 16 ? p->rows - i : 16, p->k % STEP, last};

@@ -80,6 +80,7 @@ static inline __attribute__((always_inline)) void tile(int m, int wide, const sq
     SQ_EACH_KV_ROW(PUT)
 }
 SQ_KV_KERNEL(kv_i8, tile, 4)
+void sq_kv_i8_avx512(const sq_kv_product *p) { kv_i8(p); }
 
 static int32_t round_weights(int8_t *low, int8_t *high, const float *x, const float *factor,
                              float *worth) {
