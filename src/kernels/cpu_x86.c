@@ -51,7 +51,7 @@ unsigned sq_cpu_detect(void) {
         return f;
     }
     f |= ymm && (b & bit_AVX2) ? AVX2 : 0;
-    unsigned tiles = bit_AMX_TILE | bit_AMX_INT8 | bit_AMX_BF16;
+    unsigned tiles = 1u << 24 | 1u << 25 | 1u << 22; /* AMX-TILE, -INT8, -BF16 */
     int saves_tiles = (saved & 0x60000) == 0x60000;
     f |= zmm && saves_tiles && (d & tiles) == tiles && may_use_tiles() ? AMX : 0;
     unsigned all = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;

@@ -7,6 +7,7 @@
 #ifndef SQ_KERNELS_KERNELS_H
 #define SQ_KERNELS_KERNELS_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -122,13 +123,14 @@ enum { SQ_PRODUCTS = 3 };
 void sq_matmul_rounded(const sq_product *products, int count, sq_rounding rounding, const float *x,
                        int64_t ldx, int64_t rows);
 
-/* A share of such products over at most SQ_SHARE_ROWS rows: columns that belong to part `part` of
- * `parts`, by the calling thread alone. Each share rounds the inputs for itself, in space of its
- * own (the most of sq_share_floats of the matrices), so that a team of threads waits for nothing
- * but each other's results. */
+/* The calling thread's share of such products over at most SQ_SHARE_ROWS rows. All threads of a
+ * team call it with the same products and `taken` [count], zeros before the first: each takes runs
+ * of columns until none is left, so that the faster one takes more. Each rounds the inputs for
+ * itself, in space of its own (the most of sq_share_floats of the matrices), and nobody waits: a
+ * product is done when all have returned. */
 enum { SQ_SHARE_ROWS = 8 };
 void sq_matmul_share(const sq_product *products, int count, sq_rounding rounding, const float *x,
-                     int64_t ldx, int64_t rows, int part, int parts, float *space);
+                     int64_t ldx, int64_t rows, int parts, atomic_int *taken, float *space);
 int64_t sq_share_floats(const sq_weight *w, sq_rounding rounding, int64_t rows);
 
 /* Floats of scratch that such products over `rows` rows of k columns keep at most. */

@@ -12,6 +12,7 @@ enum {
     MANY_ROWS = 512,    /* and int_many's, which unpacks the codes for them */
     TASK_PANELS = 4,    /* panels of one task at most, */
     MANY_PANELS = 16,   /* and of int_many's */
+    RUNS = 4,           /* of a thread's share of a few rows */
     FEW_WORK = 1 << 18, /* products below this are not worth waking threads */
 };
 
@@ -327,33 +328,43 @@ static int same_order(const sq_weight *a, const sq_weight *b) {
            a->group == b->group && a->order == b->order;
 }
 
+/* The next run of `all` units, [lo, hi); 0: none is left. A thread's share is RUNS of them. */
+static int take_run(atomic_int *taken, int64_t all, int parts, int64_t *lo, int64_t *hi) {
+    int64_t run = sq_ceil_div(all, (int64_t)parts * (parts > 1 ? RUNS : 1));
+    *lo = run * atomic_fetch_add_explicit(taken, 1, memory_order_relaxed);
+    *hi = *lo + run < all ? *lo + run : all;
+    return *lo < all;
+}
+
 /* A share of products whose inputs are rounded alike. */
 static void share_integers(const sq_product *q, int count, sq_rounding how, const float *x,
-                           int64_t ldx, int64_t rows, int part, int parts, float *space) {
+                           int64_t ldx, int64_t rows, int parts, atomic_int *taken, float *space) {
     block b;
     lay_out(&b, q->w, how, rows, space);
     clear_rest(&b, q->w);
     for (int64_t r = 0; r < rows; r++) {
         round_row(&b, q->w, how, x + r * ldx, r);
     }
-    int64_t all = 0, most = rows % b.tiles->rows == 0 ? INT64_MAX : TASK_PANELS, begin = 0;
+    int64_t all = 0, most = rows % b.tiles->rows == 0 ? INT64_MAX : TASK_PANELS, lo, hi;
     for (int i = 0; i < count; i++) {
         all += sq_weight_panels(q[i].w);
     }
-    int64_t lo = all * part / parts, hi = all * (part + 1) / parts;
-    for (int i = 0; i < count; begin += sq_weight_panels(q[i++].w)) {
-        int64_t end = begin + sq_weight_panels(q[i].w);
-        for (int64_t p = lo > begin ? lo : begin, n; p < end && p < hi; p += n) {
-            n = (end < hi ? end : hi) - p;
-            n = n < most ? n : most;
-            panel_products(&q[i], &b, p - begin, n, q[i].y);
+    while (take_run(taken, all, parts, &lo, &hi)) {
+        int64_t begin = 0;
+        for (int i = 0; i < count; begin += sq_weight_panels(q[i++].w)) {
+            int64_t end = begin + sq_weight_panels(q[i].w);
+            for (int64_t p = lo > begin ? lo : begin, n; p < end && p < hi; p += n) {
+                n = (end < hi ? end : hi) - p;
+                n = n < most ? n : most;
+                panel_products(&q[i], &b, p - begin, n, q[i].y);
+            }
         }
     }
 }
 
 /* The same of a dense matrix. */
 static void share_dense(const sq_product *q, sq_rounding how, const float *x, int64_t ldx,
-                        int64_t rows, int part, int parts, float *space) {
+                        int64_t rows, int parts, atomic_int *taken, float *space) {
     const sq_weight *w = q->w;
     for (int64_t r = 0; how != SQ_ROUND_16 && r < rows; r++) {
         memcpy(space + r * w->k, x + r * ldx, (size_t)w->k * sizeof *space);
@@ -363,8 +374,9 @@ static void share_dense(const sq_product *q, sq_rounding how, const float *x, in
         x = space;
         ldx = w->k;
     }
-    sq_matmul_dots(w, x, ldx, rows, q->bias, q->y, q->ldy, w->n * part / parts,
-                   w->n * (part + 1) / parts);
+    for (int64_t lo, hi; take_run(taken, w->n, parts, &lo, &hi);) {
+        sq_matmul_dots(w, x, ldx, rows, q->bias, q->y, q->ldy, lo, hi);
+    }
 }
 
 int64_t sq_share_floats(const sq_weight *w, sq_rounding how, int64_t rows) {
@@ -382,13 +394,13 @@ static int alike(const sq_product *q, int count) {
 }
 
 void sq_matmul_share(const sq_product *q, int count, sq_rounding how, const float *x, int64_t ldx,
-                     int64_t rows, int part, int parts, float *space) {
+                     int64_t rows, int parts, atomic_int *taken, float *space) {
     for (int i = 0, n; i < count; i += n) {
         n = alike(q + i, count - i);
         if (n > 0) {
-            share_integers(q + i, n, how, x, ldx, rows, part, parts, space);
+            share_integers(q + i, n, how, x, ldx, rows, parts, &taken[i], space);
         } else {
-            share_dense(q + i, how, x, ldx, rows, part, parts, space);
+            share_dense(q + i, how, x, ldx, rows, parts, &taken[i], space);
             n = 1;
         }
     }
@@ -406,14 +418,14 @@ static int64_t work_of(const sq_product *q, int count, int64_t rows) {
 static int few_products(const sq_product *q, int count, sq_rounding how, const float *x,
                         int64_t ldx, int64_t rows) {
     size_t floats = (size_t)sq_share_floats(q->w, how, rows);
+    atomic_int taken = 0;
     int done = 1;
 #pragma omp parallel num_threads(sq_threads()) reduction(&& : done) if (work_of(q, count, rows) > FEW_WORK)
     {
         float *space = sq_thread_scratch(2, floats);
         done = space != NULL;
         if (done) {
-            share_integers(q, count, how, x, ldx, rows, omp_get_thread_num(), omp_get_num_threads(),
-                           space);
+            share_integers(q, count, how, x, ldx, rows, omp_get_num_threads(), &taken, space);
         }
     }
     return done;

@@ -3,6 +3,7 @@
  * itself (norms, activations, rounding) is done sooner than another is waited for, so that a layer
  * has as many barriers as it has results that all need. */
 #include <omp.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "model/work.h"
@@ -13,19 +14,24 @@ typedef struct member {
     sq_work *w; /* shared */
     sq_lines t;
     int part, parts;
-    float *h, *x; /* [n][hidden], its own copies */
-    float *act;   /* [n][intermediate] */
-    float *space; /* of products */
-    int64_t one;  /* floats of attention of one timeline, shared */
+    float *h, *x;      /* [n][hidden], its own copies */
+    float *act;        /* [n][intermediate] */
+    float *space;      /* of products */
+    atomic_int *taken; /* [layers][PRODUCTS][SQ_PRODUCTS], shared */
+    int64_t one;       /* floats of attention of one timeline, shared */
 } member;
 
-static void product(const member *m, const sq_linear *const *l, int count, const float *x,
-                    float *const *y, int64_t ldy) {
+/* Of a layer: the linears that share an input. */
+enum { QKV, O, UP, DOWN, PRODUCTS };
+
+static void product(const member *m, int which, const sq_linear *const *l, int count,
+                    const float *x, float *const *y, int64_t ldy) {
     const int64_t strides[SQ_PRODUCTS] = {ldy, ldy, ldy};
     for (int i = 0, n; i < count; i += n) {
         sq_product p[SQ_PRODUCTS];
         n = sq_alike_linears(l + i, count - i, y + i, strides, p);
-        sq_matmul_share(p, n, sq_rounding_of(l[i]), x, l[i]->weight.k, m->t.n, m->part, m->parts,
+        atomic_int *taken = m->taken + (m->t.layer * PRODUCTS + which) * SQ_PRODUCTS + i;
+        sq_matmul_share(p, n, sq_rounding_of(l[i]), x, l[i]->weight.k, m->t.n, m->parts, taken,
                         m->space);
     }
 }
@@ -93,21 +99,21 @@ static void layer(const member *m) {
     const int64_t *d = m->net->config.dims, inter = d[SQ_D_INTER];
     float *q = m->w->qkv.data, *k = q + d[SQ_D_Q], *x = m->w->x.data;
     norm(m, b->norms[0].weight);
-    product(m, qkv, 3, m->x, (float *[]){q, k, k + d[SQ_D_KV]}, d[SQ_D_Q] + 2 * d[SQ_D_KV]);
+    product(m, QKV, qkv, 3, m->x, (float *[]){q, k, k + d[SQ_D_KV]}, d[SQ_D_Q] + 2 * d[SQ_D_KV]);
 #pragma omp barrier
     store(m);
 #pragma omp barrier
     attend(m);
 #pragma omp barrier
-    product(m, &o, 1, m->w->att.data, &x, d[SQ_D_HIDDEN]);
+    product(m, O, &o, 1, m->w->att.data, &x, d[SQ_D_HIDDEN]);
 #pragma omp barrier
     add(m);
     norm(m, b->norms[1].weight);
-    product(m, up, 2, m->x, (float *[]){m->w->gate.data, m->w->up.data}, inter);
+    product(m, UP, up, 2, m->x, (float *[]){m->w->gate.data, m->w->up.data}, inter);
 #pragma omp barrier
     memcpy(m->act, m->w->gate.data, (size_t)(m->t.n * inter) * sizeof *m->act);
     sq_kernels_get()->silu_mul(m->act, m->w->up.data, m->t.n * inter);
-    product(m, &down, 1, m->act, &x, d[SQ_D_HIDDEN]);
+    product(m, DOWN, &down, 1, m->act, &x, d[SQ_D_HIDDEN]);
 #pragma omp barrier
     add(m);
 }
@@ -142,7 +148,12 @@ sq_status sq_team_layers(const sq_net *n, sq_work *w, const sq_lines *t, int64_t
     int64_t one =
         sq_cached_floats(n->config.heads, n->config.kv_heads, n->config.head_dim, 1, keys);
     sq_status st;
-    SQ_TRY(sq_scratch_need(&w->team, (size_t)(own * sq_threads()), "a step", err));
+    int64_t counts = n->config.layers * PRODUCTS * SQ_PRODUCTS; /* as large as floats */
+    SQ_TRY(sq_scratch_need(&w->team, (size_t)(own * sq_threads() + counts), "a step", err));
+    atomic_int *taken = (atomic_int *)(void *)(w->team.data + own * sq_threads());
+    for (int64_t i = 0; i < counts; i++) {
+        atomic_init(&taken[i], 0);
+    }
     if (t->n * one > (int64_t)w->scores.cap) {
         size_t more = (size_t)(t->n * one + t->n * one / 2);
         SQ_TRY(sq_scratch_need(&w->scores, more, "attention scores", err));
@@ -159,6 +170,7 @@ sq_status sq_team_layers(const sq_net *n, sq_work *w, const sq_lines *t, int64_t
                     .x = mine + rows,
                     .act = mine + 2 * rows,
                     .space = mine + 2 * rows + act,
+                    .taken = taken,
                     .one = one};
         memcpy(m.h, h, (size_t)(t->n * d[SQ_D_HIDDEN]) * sizeof *h);
 #pragma omp barrier
