@@ -34,7 +34,8 @@ def python_of(args, peer):
     if not python.exists():
         print(f"setting up {args.venv}", flush=True)
         measure.output(sys.executable, "-m", "venv", args.venv)
-        measure.output(args.venv / "bin/pip", "install", "-q", "-r", HERE / "requirements.txt")
+        # llama.cpp by clang: as gcc 12 builds it, it dies of an illegal instruction on CPUs with AMX
+        measure.output("env", "CC=clang", "CXX=clang++", args.venv / "bin/pip", "install", "-q", "-r", HERE / "requirements.txt")
     return python
 
 
