@@ -48,14 +48,13 @@ void sq_fake_quantize_rows(float *x, int64_t ldx, int64_t rows, int64_t k, int s
     }
 }
 
-/* Rows [at, at + rows) where there is no memory for scratch: slow, and right. */
-static void plain(const sq_product *q, sq_rounding how, const float *x, int64_t ldx, int64_t at,
-                  int64_t rows) {
+/* Where there is no memory for scratch: slow, and right. */
+static void plain(const sq_product *q, sq_rounding how, const float *x, int64_t ldx, int64_t rows) {
     const sq_kernels *kn = sq_kernels_get();
     const sq_weight *w = q->w;
 #pragma omp parallel for schedule(static) num_threads(sq_threads()) if (w->n * w->k > FEW_WORK)
     for (int64_t r = 0; r < w->n; r++) {
-        for (int64_t i = at; i < at + rows; i++) {
+        for (int64_t i = 0; i < rows; i++) {
             float s = 0, z = 0, sum = 0;
             if (how != SQ_ROUND_16) {
                 choose_scale(kn, x + i * ldx, w->k, how == SQ_ROUND_8_SYMMETRIC, &s, &z);
@@ -66,6 +65,20 @@ static void plain(const sq_product *q, sq_rounding how, const float *x, int64_t 
             q->y[i * q->ldy + r] = sum + (q->bias == NULL ? 0.0f : q->bias[r]);
         }
     }
+}
+
+/* The same product from row `row` on. */
+static sq_product from_row(const sq_product *q, int64_t row) {
+    return (sq_product){q->w, q->bias, q->y + row * q->ldy, q->ldy};
+}
+
+/* Copies of rows of x, rounded to 8 bits; copy[rows][k]. */
+static void copy_rounded(float *copy, const float *x, int64_t ldx, int64_t rows, int64_t k,
+                         sq_rounding how) {
+    for (int64_t r = 0; r < rows; r++) {
+        memcpy(copy + r * k, x + r * ldx, (size_t)k * sizeof *copy);
+    }
+    sq_fake_quantize_rows(copy, k, rows, k, how == SQ_ROUND_8_SYMMETRIC);
 }
 
 /* In f32, over copies rounded to 8 bits where that is how. */
@@ -79,15 +92,13 @@ static void widened(const sq_product *q, sq_rounding how, const float *x, int64_
     for (int64_t i = 0; i < rows; i += BLOCK_ROWS) {
         int64_t m = rows - i < BLOCK_ROWS ? rows - i : BLOCK_ROWS;
         float *copy = sq_thread_scratch(0, (size_t)(m * w->k));
+        const sq_product part = from_row(q, i);
         if (copy == NULL) {
-            plain(q, how, x, ldx, i, m);
+            plain(&part, how, x + i * ldx, ldx, m);
             continue;
         }
-        for (int64_t r = 0; r < m; r++) {
-            memcpy(copy + r * w->k, x + (i + r) * ldx, (size_t)w->k * sizeof *copy);
-        }
-        sq_fake_quantize_rows(copy, w->k, m, w->k, how == SQ_ROUND_8_SYMMETRIC);
-        sq_matmul(w, copy, w->k, m, q->bias, q->y + i * q->ldy, q->ldy);
+        copy_rounded(copy, x + i * ldx, ldx, m, w->k, how);
+        sq_matmul(w, copy, w->k, m, q->bias, part.y, q->ldy);
     }
 }
 
@@ -285,10 +296,10 @@ static int64_t task_panels(const block *b, int64_t all) {
 }
 
 /* Columns of panels [panel0, panel0 + panels) of every row of the block; 0 without memory. */
-static int panel_products(const sq_product *q, const block *b, int64_t panel0, int64_t panels,
-                          float *y) {
+static int panel_products(const sq_product *q, const block *b, int64_t panel0, int64_t panels) {
     const sq_kernels *kn = sq_kernels_get();
     const sq_weight *w = q->w;
+    float *y = q->y;
     int lanes = b->tiles->rows;
     int64_t lo = panel0 * SQ_PANEL,
             hi = lo + panels * SQ_PANEL < w->n ? lo + panels * SQ_PANEL : w->n;
@@ -356,7 +367,7 @@ static void share_integers(const sq_product *q, int count, sq_rounding how, cons
             for (int64_t p = lo > begin ? lo : begin, n; p < end && p < hi; p += n) {
                 n = (end < hi ? end : hi) - p;
                 n = n < most ? n : most;
-                panel_products(&q[i], &b, p - begin, n, q[i].y);
+                panel_products(&q[i], &b, p - begin, n);
             }
         }
     }
@@ -366,11 +377,8 @@ static void share_integers(const sq_product *q, int count, sq_rounding how, cons
 static void share_dense(const sq_product *q, sq_rounding how, const float *x, int64_t ldx,
                         int64_t rows, int parts, atomic_int *taken, float *space) {
     const sq_weight *w = q->w;
-    for (int64_t r = 0; how != SQ_ROUND_16 && r < rows; r++) {
-        memcpy(space + r * w->k, x + r * ldx, (size_t)w->k * sizeof *space);
-    }
     if (how != SQ_ROUND_16) {
-        sq_fake_quantize_rows(space, w->k, rows, w->k, how == SQ_ROUND_8_SYMMETRIC);
+        copy_rounded(space, x, ldx, rows, w->k, how);
         x = space;
         ldx = w->k;
     }
@@ -431,9 +439,9 @@ static int few_products(const sq_product *q, int count, sq_rounding how, const f
     return done;
 }
 
-/* Rows [at, at + rows) of products whose inputs are rounded alike; 0 without memory. */
+/* A block of rows of products whose inputs are rounded alike; 0 without memory. */
 static int block_products(const sq_product *q, int count, sq_rounding how, const float *x,
-                          int64_t ldx, int64_t at, int64_t rows) {
+                          int64_t ldx, int64_t rows) {
     block b;
     float *space = sq_thread_scratch(2, lay_out(&b, q->w, how, rows, NULL));
     if (space == NULL) {
@@ -456,7 +464,7 @@ static int block_products(const sq_product *q, int count, sq_rounding how, const
     {
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < rows; r++) {
-            round_row(&b, q->w, how, x + (at + r) * ldx, r);
+            round_row(&b, q->w, how, x + r * ldx, r);
         }
 #pragma omp for schedule(dynamic, chunk) nowait
         for (int64_t t = 0; t < tasks[count]; t++) {
@@ -465,9 +473,7 @@ static int block_products(const sq_product *q, int count, sq_rounding how, const
                 i++;
             }
             int64_t panel0 = (t - tasks[i]) * panels, left = sq_weight_panels(q[i].w) - panel0;
-            done = panel_products(&q[i], &b, panel0, left < panels ? left : panels,
-                                  q[i].y + at * q[i].ldy) &&
-                   done;
+            done = panel_products(&q[i], &b, panel0, left < panels ? left : panels) && done;
         }
     }
     return done;
@@ -484,11 +490,15 @@ void sq_matmul_rounded(const sq_product *products, int count, sq_rounding how, c
             continue;
         }
         for (int64_t r = 0, m; r < rows; r += m) {
+            sq_product part[SQ_PRODUCTS];
+            for (int j = 0; j < n; j++) {
+                part[j] = from_row(&q[j], r);
+            }
             m = rows - r < block_rows() ? rows - r : block_rows();
-            int done = rows <= 2 ? few_products(q, n, how, x, ldx, rows)
-                                 : block_products(q, n, how, x, ldx, r, m);
+            const float *from = x + r * ldx;
+            int done = (m <= 2 ? few_products : block_products)(part, n, how, from, ldx, m);
             for (int j = 0; !done && j < n; j++) {
-                plain(&q[j], how, x, ldx, r, m);
+                plain(&part[j], how, from, ldx, m);
             }
         }
     }
